@@ -1,0 +1,25 @@
+//! What a Syncline operation is: identifiers, signing, sealing, runs, version vectors, membership and admission rules.
+//!
+//! Everything here is pure: no clock, no ambient randomness, no input or output. Time and random generators are
+//! arguments, so that a simulator can replay whatever a node does.
+
+pub mod canonical;
+pub mod ids;
+pub mod keys;
+pub mod limits;
+pub mod operation;
+pub mod payload;
+pub mod run;
+pub mod summary;
+#[cfg(test)]
+mod testing;
+pub mod vector;
+
+pub use canonical::DecodeError;
+pub use ids::{DeviceId, IdPrefix, OperationId, SpaceId};
+pub use keys::{ContentKey, DeviceKey, ExchangeKey, ReplicationSecret, SpaceTag};
+pub use operation::{Dependency, Header, Kind};
+pub use payload::{Action, DocumentKey, Entry, Lineage, Transaction};
+pub use run::{Run, RunOperation, VerifiedRun};
+pub use summary::{OperationSummary, RunSummary};
+pub use vector::{VectorEntry, VersionVector};

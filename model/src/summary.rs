@@ -1,0 +1,83 @@
+//! What a replica must know of every stored run without reading the log again.
+//!
+//! A summary stands in the index beside the run's position. It can always be made anew from the run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::canonical::{self, DecodeError};
+use crate::ids::{DeviceId, IdPrefix, OperationId};
+use crate::operation::{Dependency, Kind};
+use crate::run::Run;
+
+/// One operation as far as chains, causality and membership need it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationSummary {
+    /// The first half of its id.
+    pub prefix: IdPrefix,
+    /// What it is for.
+    pub kind: Kind,
+    /// How many membership records its author knew.
+    pub membership: u64,
+    /// The epoch that seals it.
+    pub epoch: u32,
+    /// Other authors' operations that it builds on.
+    pub dependencies: Vec<Dependency>,
+    /// The public payload of a control kind; empty for data.
+    pub control: Vec<u8>,
+}
+
+/// One stored run as far as chains, causality and membership need it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// Whose log it is a stretch of.
+    pub author: DeviceId,
+    /// The first operation's sequence.
+    pub first: u64,
+    /// The id before the first operation.
+    pub previous: OperationId,
+    /// The last operation's id.
+    pub last_id: OperationId,
+    /// The operations, from the first; never empty.
+    pub operations: Vec<OperationSummary>,
+}
+
+impl RunSummary {
+    /// Summarises a run.
+    pub fn of(run: &Run) -> Self {
+        let summarise = |operation: &crate::run::RunOperation| OperationSummary {
+            prefix: operation.id.prefix(),
+            kind: operation.kind,
+            membership: operation.membership,
+            epoch: operation.epoch,
+            dependencies: operation.dependencies.clone(),
+            control: if operation.kind == Kind::DATA { Vec::new() } else { run.payload(operation).to_vec() },
+        };
+        Self {
+            author: run.author(),
+            first: run.first(),
+            previous: run.previous(),
+            last_id: run.last_id(),
+            operations: run.operations().iter().map(summarise).collect(),
+        }
+    }
+
+    /// The last operation's sequence.
+    pub fn last(&self) -> u64 {
+        self.first + self.operations.len() as u64 - 1
+    }
+
+    /// The bytes to store.
+    pub fn encode(&self) -> Vec<u8> {
+        canonical::encode(self)
+    }
+
+    /// Parses what [`RunSummary::encode`] made.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let summary: Self = canonical::decode(bytes, "run summary")?;
+        let room = u64::MAX - summary.operations.len() as u64;
+        if summary.operations.is_empty() || summary.first == 0 || summary.first >= room {
+            return Err(DecodeError::Malformed { what: "run summary" });
+        }
+        Ok(summary)
+    }
+}
