@@ -235,8 +235,7 @@ impl WrappedSecret {
 
     /// Unwraps with the device's exchange key and the same `info`.
     pub fn unwrap(&self, device: &DeviceKey, info: &[u8]) -> Result<[u8; 32], OpenError> {
-        let secret =
-            <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&device.exchange).map_err(|_| OpenError)?;
+        let secret = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&device.exchange).map_err(|_| OpenError)?;
         let encapsulated =
             <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&self.encapsulated).map_err(|_| OpenError)?;
         let sealed = [self.ciphertext.as_slice(), &self.tag].concat();

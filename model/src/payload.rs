@@ -156,7 +156,8 @@ impl Transaction {
         const WHAT: &str = "transaction";
         let malformed = || DecodeError::Malformed { what: WHAT };
         let (length, rest) = postcard::take_from_bytes::<u64>(plaintext).map_err(|_| malformed())?;
-        let (body, padding) = usize::try_from(length).ok().and_then(|at| rest.split_at_checked(at)).ok_or_else(malformed)?;
+        let (body, padding) =
+            usize::try_from(length).ok().and_then(|at| rest.split_at_checked(at)).ok_or_else(malformed)?;
         if padding.iter().any(|byte| *byte != 0) {
             return Err(DecodeError::NotCanonical { what: WHAT });
         }
@@ -198,8 +199,9 @@ fn inflate(data: &[u8]) -> Result<Vec<u8>, DecodeError> {
         _ => return Err(DecodeError::Malformed { what: "compressed transaction" }),
     };
     match usize::try_from(size) {
-        Ok(size) if size <= PLAINTEXT_BYTES_MAX => zstd::bulk::decompress(data, size)
-            .map_err(|_| DecodeError::Malformed { what: "compressed transaction" }),
+        Ok(size) if size <= PLAINTEXT_BYTES_MAX => {
+            zstd::bulk::decompress(data, size).map_err(|_| DecodeError::Malformed { what: "compressed transaction" })
+        }
         _ => Err(too_large),
     }
 }
@@ -241,7 +243,11 @@ mod tests {
             key: format!("cities/FR/{n:05}").parse().unwrap(),
             action: if n == 0 { Action::Delete } else { Action::Change(vec![n as u8; 60]) },
         };
-        Transaction { wall_time_ms: 1_700_000_000_000, lineage: Lineage([3; 16]), entries: (0..count).map(entry).collect() }
+        Transaction {
+            wall_time_ms: 1_700_000_000_000,
+            lineage: Lineage([3; 16]),
+            entries: (0..count).map(entry).collect(),
+        }
     }
 
     #[test]

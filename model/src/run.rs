@@ -197,7 +197,8 @@ pub fn encode_joined(runs: &[&Run], after: u64) -> Option<Vec<u8>> {
     let count = last_run.last() - first + 1;
     let follows = |pair: &[&Run]| pair[0].author == pair[1].author && pair[1].previous == pair[0].last_id();
     let size: usize = runs.iter().map(|run| run.bytes.len()).sum();
-    if !runs.windows(2).all(follows) || (runs.len() > 1 && (count > RUN_OPERATIONS_MAX as u64 || size > RUN_BYTES_MAX)) {
+    if !runs.windows(2).all(follows) || (runs.len() > 1 && (count > RUN_OPERATIONS_MAX as u64 || size > RUN_BYTES_MAX))
+    {
         return None;
     }
     let previous = skipped.checked_sub(1).map_or(first_run.previous, |index| first_run.operations[index].id);
@@ -247,46 +248,103 @@ impl VerifiedRun {
         Some(Self(Run { space, author, first, previous, operations, bytes }))
     }
 
-    /// Writes the next operation of the device's own log.
-    ///
-    /// `payload_of` is given the canonical header and returns the payload, which must have the header's length.
+    /// Writes one operation of the device's own log as a run of its own; see [`RunBuilder`].
     pub fn author(
         key: &DeviceKey,
         header: &Header,
         payload_of: impl FnOnce(&[u8]) -> Vec<u8>,
     ) -> Result<Self, DecodeError> {
+        let mut builder = RunBuilder::new(header.space, header.author, header.sequence, header.previous);
+        builder.push(header, payload_of)?;
+        builder.finish(key).ok_or(DecodeError::Malformed { what: "operation header" })
+    }
+}
+
+/// Writes consecutive operations of the device's own log and signs the last: operations that share a commit share
+/// the signature, since the chain makes it cover them all.
+#[derive(Debug)]
+pub struct RunBuilder {
+    space: SpaceId,
+    author: DeviceId,
+    first: u64,
+    previous: OperationId,
+    operations: Vec<RunOperation>,
+    bytes: Vec<u8>,
+}
+
+impl RunBuilder {
+    /// Begins after the operation `previous` at `first - 1`.
+    pub fn new(space: SpaceId, author: DeviceId, first: u64, previous: OperationId) -> Self {
+        Self { space, author, first, previous, operations: Vec::new(), bytes: Vec::new() }
+    }
+
+    /// The last operation's sequence and id, or those before the first.
+    pub fn head(&self) -> (u64, OperationId) {
+        let id = self.operations.last().map_or(self.previous, |operation| operation.id);
+        (self.first + self.operations.len() as u64 - 1, id)
+    }
+
+    /// Whether another operation of some `bytes` fits into the run.
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        self.operations.is_empty()
+            || (self.operations.len() < RUN_OPERATIONS_MAX && self.bytes.len() + bytes < RUN_BYTES_MAX)
+    }
+
+    /// Whether nothing was written yet.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// Writes the next operation and returns what a summary keeps of it.
+    ///
+    /// `payload_of` is given the canonical header and returns the payload, which must have the header's length.
+    pub fn push(
+        &mut self,
+        header: &Header,
+        payload_of: impl FnOnce(&[u8]) -> Vec<u8>,
+    ) -> Result<&RunOperation, DecodeError> {
         check_shape(header.author, header.sequence, &header.dependencies, header.payload_length as usize)?;
+        let (sequence, previous) = self.head();
         let canonical = header.canonical_bytes();
         let payload = payload_of(&canonical);
-        if header.author != key.id() || payload.len() != header.payload_length as usize {
+        let follows = header.sequence == sequence + 1
+            && header.previous == previous
+            && (header.space, header.author) == (self.space, self.author);
+        if !follows || payload.len() != header.payload_length as usize {
             return Err(DecodeError::Malformed { what: "operation header" });
         }
         let id = header.id(&blake3::hash(&payload));
-        let mut bytes = Vec::with_capacity(payload.len() + 192 + header.dependencies.len() * 72);
-        write_frame(&mut bytes, header.author, header.sequence, header.previous, 1);
-        let start = bytes.len();
-        write_operation_head(&mut bytes, header);
-        let payload_start = bytes.len();
-        bytes.extend_from_slice(&payload);
-        let payload = payload_start..bytes.len();
-        bytes.extend_from_slice(&key.sign(&id.0));
-        let operation = RunOperation {
+        let start = self.bytes.len();
+        write_operation_head(&mut self.bytes, header);
+        let payload_start = self.bytes.len();
+        self.bytes.extend_from_slice(&payload);
+        self.operations.push(RunOperation {
             id,
             kind: header.kind,
             membership: header.membership,
             epoch: header.epoch,
             dependencies: header.dependencies.clone(),
             start,
-            payload,
-        };
-        Ok(Self(Run {
-            space: header.space,
-            author: header.author,
-            first: header.sequence,
-            previous: header.previous,
-            operations: vec![operation],
-            bytes: bytes.into(),
-        }))
+            payload: payload_start..self.bytes.len(),
+        });
+        Ok(self.operations.last().expect("it was just pushed"))
+    }
+
+    /// Signs the last operation; None when nothing was written or the key is not the author's.
+    pub fn finish(mut self, key: &DeviceKey) -> Option<VerifiedRun> {
+        if self.operations.is_empty() || key.id() != self.author {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(self.bytes.len() + 160);
+        write_frame(&mut bytes, self.author, self.first, self.previous, self.operations.len() as u64);
+        for operation in &mut self.operations {
+            operation.start += bytes.len();
+            operation.payload = operation.payload.start + bytes.len()..operation.payload.end + bytes.len();
+        }
+        bytes.extend_from_slice(&self.bytes);
+        bytes.extend_from_slice(&key.sign(&self.head().1.0));
+        let Self { space, author, first, previous, operations, .. } = self;
+        Some(VerifiedRun(Run { space, author, first, previous, operations, bytes: bytes.into() }))
     }
 }
 
@@ -443,6 +501,22 @@ mod tests {
         }
         assert_eq!(joined.encode_after(9), None);
         assert!(VerifiedRun::join(&[log[0].clone(), log[2].clone()]).is_none(), "a gap cannot be joined");
+    }
+
+    #[test]
+    fn operations_written_together_share_a_signature() {
+        let key = DeviceKey::generate(&mut random(1));
+        let alone = log(&key, 4);
+        let mut builder = RunBuilder::new(SPACE, key.id(), 1, OperationId::ZERO);
+        for run in &alone {
+            let payload = run.payload(&run.operations()[0]).to_vec();
+            builder.push(&run.header(run.first()).unwrap(), |_| payload).unwrap();
+        }
+        assert_eq!(builder.head(), (4, alone[3].last_id()));
+        assert!(builder.push(&alone[0].header(1).unwrap(), |_| vec![1; 5]).is_err(), "it does not follow");
+        let together = builder.finish(&key).unwrap();
+        assert_eq!(together, VerifiedRun::join(&alone).unwrap());
+        Run::decode(SPACE, together.bytes().clone()).unwrap().verify().unwrap();
     }
 
     #[test]

@@ -5,15 +5,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::{self, DecodeError};
-use crate::ids::{DeviceId, IdPrefix, OperationId};
+use crate::ids::{DeviceId, OperationId};
 use crate::operation::{Dependency, Kind};
 use crate::run::Run;
 
 /// One operation as far as chains, causality and membership need it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationSummary {
-    /// The first half of its id.
-    pub prefix: IdPrefix,
+    /// Its id.
+    pub id: OperationId,
     /// What it is for.
     pub kind: Kind,
     /// How many membership records its author knew.
@@ -35,8 +35,6 @@ pub struct RunSummary {
     pub first: u64,
     /// The id before the first operation.
     pub previous: OperationId,
-    /// The last operation's id.
-    pub last_id: OperationId,
     /// The operations, from the first; never empty.
     pub operations: Vec<OperationSummary>,
 }
@@ -45,7 +43,7 @@ impl RunSummary {
     /// Summarises a run.
     pub fn of(run: &Run) -> Self {
         let summarise = |operation: &crate::run::RunOperation| OperationSummary {
-            prefix: operation.id.prefix(),
+            id: operation.id,
             kind: operation.kind,
             membership: operation.membership,
             epoch: operation.epoch,
@@ -56,7 +54,6 @@ impl RunSummary {
             author: run.author(),
             first: run.first(),
             previous: run.previous(),
-            last_id: run.last_id(),
             operations: run.operations().iter().map(summarise).collect(),
         }
     }
@@ -64,6 +61,11 @@ impl RunSummary {
     /// The last operation's sequence.
     pub fn last(&self) -> u64 {
         self.first + self.operations.len() as u64 - 1
+    }
+
+    /// The last operation's id.
+    pub fn last_id(&self) -> OperationId {
+        self.operations.last().expect("a summary is never empty").id
     }
 
     /// The bytes to store.

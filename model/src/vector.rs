@@ -103,9 +103,9 @@ impl VersionVector {
             hash_entry(hashers[Self::bucket_of(author)].get_or_insert_default(), author, entry);
         }
         let digest = |hasher: &Option<blake3::Hasher>| {
-            hasher.as_ref().map_or([0; 8], |hasher| {
-                hasher.finalize().as_bytes()[..8].try_into().expect("8 of 32 bytes")
-            })
+            hasher
+                .as_ref()
+                .map_or([0; 8], |hasher| hasher.finalize().as_bytes()[..8].try_into().expect("8 of 32 bytes"))
         };
         std::array::from_fn(|bucket| digest(&hashers[bucket]))
     }
