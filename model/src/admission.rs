@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::causality::Causality;
 use crate::ids::{DeviceId, IdPrefix, OperationId};
+use crate::limits::DEPENDENCIES_MAX;
 use crate::membership::{Membership, MembershipError};
 use crate::operation::{Dependency, Kind};
 use crate::summary::{OperationSummary, RunSummary};
@@ -43,6 +44,9 @@ pub enum Refusal {
     /// A dependency names an operation that is not the one held at its place.
     #[error("it depends on another branch of a forked log")]
     OtherBranch,
+    /// Records stand in the steward's own log, so the steward knows those before its operation and no others.
+    #[error("it claims membership records that its author cannot know")]
+    UnknownRecords,
 }
 
 /// The incremental fold from held operations to admitted ones.
@@ -55,8 +59,10 @@ pub struct Admission {
     prefixes: BTreeMap<DeviceId, Vec<IdPrefix>>,
     waiting: BTreeMap<DeviceId, VecDeque<OperationSummary>>,
     waiting_operations: usize,
-    /// What the first waiting operation of an author lacks: author lacking → (author lacked, sequence lacked).
-    lacks: BTreeMap<DeviceId, (DeviceId, u64)>,
+    /// What the first waiting operation of an author lacks.
+    lacks: BTreeMap<DeviceId, Lack>,
+    /// The same the other way around, to find who waited for what without asking everybody.
+    waiters: BTreeSet<(Lack, DeviceId)>,
     refused: BTreeMap<DeviceId, (u64, Refusal)>,
 }
 
@@ -71,6 +77,7 @@ impl Admission {
             waiting: BTreeMap::new(),
             waiting_operations: 0,
             lacks: BTreeMap::new(),
+            waiters: BTreeSet::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -113,45 +120,94 @@ impl Admission {
 
     /// An operation that waiting ones lack and that is not held: what to pull first.
     pub fn wanted(&self) -> Option<(DeviceId, u64)> {
-        self.lacks.values().find(|(author, sequence)| self.held(author) < *sequence).copied()
+        let operation = |lack: &Lack| match *lack {
+            Lack::Operation(author, sequence) => Some((author, sequence)),
+            Lack::Records(count) => {
+                // One record per operation at most, so this many more of the steward's operations are needed at least.
+                let steward = self.membership.genesis()?.steward;
+                let missing = count.saturating_sub(self.membership.records());
+                Some((steward, self.admitted.sequence(&steward).saturating_add(missing)))
+            }
+        };
+        self.lacks.values().filter_map(operation).find(|(author, sequence)| self.held(author) < *sequence)
+    }
+
+    /// The dependencies of `author`'s next operation, and whether some were left out: see
+    /// [`Causality::dependencies`]. Those of a first operation include one that builds on its author's admission.
+    pub fn dependencies(&self, author: DeviceId) -> (Vec<Dependency>, bool) {
+        let written = self.admitted.sequence(&author);
+        let mut heads = self.causality.heads(author, written, &self.admitted);
+        let overflow = heads.len() > DEPENDENCIES_MAX;
+        if overflow && written == 0 {
+            let admits = |head: &Dependency| self.builds_on_admission(&author, std::slice::from_ref(head));
+            if let Some(at) = heads.iter().position(admits) {
+                heads.swap(0, at);
+            }
+        }
+        heads.truncate(DEPENDENCIES_MAX);
+        heads.sort_unstable();
+        (heads, overflow)
     }
 
     /// Holds the part of a stored run that follows what is held of its author, and appends what is admitted by it.
     ///
-    /// Runs of one author come in order; one that would leave a gap is not taken and false is returned.
+    /// Runs of one author come in order; one that would leave a gap, or that continues another branch than the one
+    /// held, is not taken and false is returned.
     pub fn hold(&mut self, summary: &RunSummary, admitted: &mut Vec<Admitted>) -> bool {
-        let held = self.held(&summary.author);
-        if summary.first > held + 1 {
+        if !self.follows(summary) {
             return false;
         }
-        let fresh = summary.operations.iter().skip((held + 1 - summary.first) as usize);
         let prefixes = self.prefixes.entry(summary.author).or_default();
-        let queue = self.waiting.entry(summary.author).or_default();
-        let before = prefixes.len();
-        for operation in fresh {
-            prefixes.push(operation.id.prefix());
-            queue.push_back(operation.clone());
+        let known = (prefixes.len() as u64 + 1 - summary.first) as usize;
+        let fresh = summary.operations.get(known..).unwrap_or_default();
+        prefixes.extend(fresh.iter().map(|operation| operation.id.prefix()));
+        // What follows a refused operation never counts: nothing to wait for.
+        if !fresh.is_empty() && !self.refused.contains_key(&summary.author) {
+            self.waiting.entry(summary.author).or_default().extend(fresh.iter().cloned());
+            self.waiting_operations += fresh.len();
+            self.advance(summary.author, admitted);
         }
-        self.waiting_operations += prefixes.len() - before;
-        self.advance(summary.author, admitted);
         true
+    }
+
+    /// Whether a run begins where the held log of its author ends, or inside it on the same branch.
+    fn follows(&self, summary: &RunSummary) -> bool {
+        let held = self.held(&summary.author);
+        let Some(before) = summary.first.checked_sub(1).filter(|before| *before <= held) else { return false };
+        // The ids form a chain, so the last operation in common speaks for all before it.
+        let common = (held - before).min(summary.operations.len() as u64) as usize;
+        let theirs = common.checked_sub(1).map_or(summary.previous, |index| summary.operations[index].id);
+        let ours = self.prefix_at(&summary.author, before + common as u64).unwrap_or(OperationId::ZERO.prefix());
+        ours == theirs.prefix()
     }
 
     /// Admits what can be, starting from `author`'s log and following who waited for whom.
     fn advance(&mut self, author: DeviceId, admitted: &mut Vec<Admitted>) {
         let mut open = BTreeSet::from([author]);
         while let Some(author) = open.pop_first() {
-            let records = self.membership.records();
             if self.advance_author(author, admitted) {
-                let reached = self.admitted.sequence(&author);
-                let membership_moved = self.membership.records() != records;
-                let woken = self
-                    .lacks
-                    .iter()
-                    .filter(|(_, (lacked, sequence))| (*lacked == author && *sequence <= reached) || membership_moved)
-                    .map(|(waiting, _)| *waiting);
-                open.extend(woken);
+                let (reached, records) = (self.admitted.sequence(&author), self.membership.records());
+                open.extend(self.waiters_between(Lack::Operation(author, 0), Lack::Operation(author, reached)));
+                open.extend(self.waiters_between(Lack::Records(0), Lack::Records(records)));
             }
+        }
+    }
+
+    fn waiters_between(&self, first: Lack, last: Lack) -> impl Iterator<Item = DeviceId> {
+        let (lowest, highest) = (DeviceId([0; 32]), DeviceId([u8::MAX; 32]));
+        self.waiters.range((first, lowest)..=(last, highest)).map(|(_, waiter)| *waiter)
+    }
+
+    fn set_lack(&mut self, author: DeviceId, lack: Option<Lack>) {
+        let before = match lack {
+            Some(lack) => self.lacks.insert(author, lack),
+            None => self.lacks.remove(&author),
+        };
+        if let Some(before) = before {
+            self.waiters.remove(&(before, author));
+        }
+        if let Some(lack) = lack {
+            self.waiters.insert((lack, author));
         }
     }
 
@@ -161,18 +217,19 @@ impl Admission {
         while !self.refused.contains_key(&author) {
             let sequence = self.admitted.sequence(&author) + 1;
             let Some(operation) = self.waiting.get(&author).and_then(|queue| queue.front()) else {
-                self.lacks.remove(&author);
+                self.set_lack(author, None);
                 break;
             };
             match self.check(author, sequence, operation) {
                 Ok(()) => {}
-                Err(Obstacle::Lacks(lacked)) => {
-                    self.lacks.insert(author, lacked);
+                Err(Obstacle::Lacks(lack)) => {
+                    self.set_lack(author, Some(lack));
                     break;
                 }
                 Err(Obstacle::Refused(refusal)) => {
-                    self.lacks.remove(&author);
+                    self.set_lack(author, None);
                     self.refused.insert(author, (sequence, refusal));
+                    self.waiting_operations -= self.waiting.remove(&author).map_or(0, |queue| queue.len());
                     break;
                 }
             }
@@ -192,28 +249,22 @@ impl Admission {
         for dependency in &operation.dependencies {
             self.check_dependency(dependency)?;
         }
-        if operation.membership > self.membership.records() {
-            if let Some(genesis) = self.membership.genesis() {
-                // One record per operation at most, so this many more of the steward's operations are needed at least.
-                let missing = operation.membership - self.membership.records();
-                let needed = self.admitted.sequence(&genesis.steward) + missing;
-                return if genesis.steward == author {
-                    Err(Obstacle::Refused(Refusal::NotAdmitted))
-                } else {
-                    Err(Obstacle::Lacks((genesis.steward, needed)))
-                };
-            }
+        // Before the membership is looked at: whether a log may begin depends on the operation's past alone.
+        if sequence == 1 && !self.may_begin(&author, operation) {
             return Err(Obstacle::Refused(Refusal::NotAdmitted));
         }
-        if sequence == 1 && !self.may_begin(author, operation) {
-            return Err(Obstacle::Refused(Refusal::NotAdmitted));
+        if operation.membership <= self.membership.records() {
+            return Ok(());
         }
-        Ok(())
+        match self.membership.genesis() {
+            Some(genesis) if genesis.steward != author => Err(Obstacle::Lacks(Lack::Records(operation.membership))),
+            _ => Err(Obstacle::Refused(Refusal::UnknownRecords)),
+        }
     }
 
     fn check_dependency(&self, dependency: &Dependency) -> Result<(), Obstacle> {
         if self.admitted.sequence(&dependency.author) < dependency.sequence {
-            return Err(Obstacle::Lacks((dependency.author, dependency.sequence)));
+            return Err(Obstacle::Lacks(Lack::Operation(dependency.author, dependency.sequence)));
         }
         match self.prefix_at(&dependency.author, dependency.sequence) {
             Some(prefix) if prefix == dependency.id.prefix() => Ok(()),
@@ -221,17 +272,23 @@ impl Admission {
         }
     }
 
-    fn may_begin(&self, author: DeviceId, operation: &OperationSummary) -> bool {
+    fn may_begin(&self, author: &DeviceId, operation: &OperationSummary) -> bool {
         if self.membership.genesis().is_none() {
-            // The genesis itself: `take_effect` checks that it is one and that this author is its steward.
-            return operation.kind == Kind::MEMBERSHIP && operation.dependencies.is_empty();
+            // Nothing but the genesis, or a stranger's first operation would count where it happens to come early.
+            return operation.kind == Kind::MEMBERSHIP
+                && operation.dependencies.is_empty()
+                && self.membership.clone().apply_record(author, &operation.control).is_ok();
         }
-        let in_past = |sponsor: &DeviceId, sequence: u64| {
-            operation.dependencies.iter().any(|dependency| {
-                self.causality.precedes((*sponsor, sequence), (dependency.author, dependency.sequence))
-            })
-        };
-        self.membership.may_begin(&author, in_past)
+        self.builds_on_admission(author, &operation.dependencies)
+    }
+
+    fn builds_on_admission(&self, author: &DeviceId, dependencies: &[Dependency]) -> bool {
+        if !self.membership.members().contains_key(author) {
+            return false;
+        }
+        let past = self.causality.past_of(dependencies);
+        self.membership
+            .may_begin(author, |sponsor, sequence| past.get(sponsor).is_some_and(|reached| *reached >= sequence))
     }
 
     fn take_effect(
@@ -252,7 +309,16 @@ impl Admission {
     }
 }
 
+/// What a waiting operation waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lack {
+    /// The operation of that author at that sequence.
+    Operation(DeviceId, u64),
+    /// That many membership records.
+    Records(u64),
+}
+
 enum Obstacle {
-    Lacks((DeviceId, u64)),
+    Lacks(Lack),
     Refused(Refusal),
 }

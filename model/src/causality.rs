@@ -44,7 +44,13 @@ impl Causality {
 
     /// The past of the operation at (`author`, `sequence`), itself included.
     pub fn past(&self, author: DeviceId, sequence: u64) -> Past {
-        self.close(Past::from([(author, sequence)]))
+        self.close(Past::from([(author, sequence)]), vec![(author, sequence)])
+    }
+
+    /// The past of an operation that names these dependencies, without the operations of its own author.
+    pub fn past_of(&self, dependencies: &[Dependency]) -> Past {
+        let positions = positions(dependencies);
+        self.close(positions.iter().copied().collect(), positions)
     }
 
     /// Whether the first operation is in the causal past of the second one (an operation is in its own).
@@ -58,31 +64,30 @@ impl Causality {
     /// The dependencies that `author`'s next operation names, given all that is admitted: what its log so far does
     /// not cover, without what another of them covers, at most [`DEPENDENCIES_MAX`], and whether some were left out.
     pub fn dependencies(&self, author: DeviceId, written: u64, admitted: &VersionVector) -> (Vec<Dependency>, bool) {
-        let known = self.past(author, written);
-        let covered =
-            |past: &Past, author: &DeviceId, sequence: u64| past.get(author).is_some_and(|at| *at >= sequence);
-        let mut heads: Vec<Dependency> = admitted
-            .iter()
-            .filter(|(other, entry)| **other != author && !covered(&known, other, entry.sequence))
-            .map(|(other, entry)| Dependency { author: *other, sequence: entry.sequence, id: entry.id })
-            .collect();
-        if heads.len() > 1 {
-            let all = heads.clone();
-            heads.retain(|head| {
-                let covered_by = |other: &Dependency| {
-                    other.author != head.author
-                        && self.precedes((head.author, head.sequence), (other.author, other.sequence))
-                };
-                !all.iter().any(covered_by)
-            });
-        }
+        let mut heads = self.heads(author, written, admitted);
         let overflow = heads.len() > DEPENDENCIES_MAX;
         heads.truncate(DEPENDENCIES_MAX);
         (heads, overflow)
     }
 
-    fn close(&self, mut past: Past) -> Past {
-        let mut open: Vec<(DeviceId, u64)> = past.iter().map(|(author, sequence)| (*author, *sequence)).collect();
+    /// All that [`Causality::dependencies`] chooses from, sorted by author.
+    pub(crate) fn heads(&self, author: DeviceId, written: u64, admitted: &VersionVector) -> Vec<Dependency> {
+        let known = self.past(author, written);
+        let mut heads: Vec<Dependency> = admitted
+            .iter()
+            .filter(|(other, entry)| **other != author && known.get(other).is_none_or(|at| *at < entry.sequence))
+            .map(|(other, entry)| Dependency { author: *other, sequence: entry.sequence, id: entry.id })
+            .collect();
+        if heads.len() > 1 {
+            // What the heads build on, without themselves: a head is in it when another one covers it.
+            let built_on = self.close(Past::new(), positions(&heads));
+            heads.retain(|head| built_on.get(&head.author).is_none_or(|at| *at < head.sequence));
+        }
+        heads
+    }
+
+    /// Adds to `past` what the operations in `open` build on.
+    fn close(&self, mut past: Past, mut open: Vec<(DeviceId, u64)>) -> Past {
         while let Some((author, sequence)) = open.pop() {
             for (other, steps) in self.steps.get(&author).into_iter().flatten() {
                 let Some(step) = steps.partition_point(|step| step.at <= sequence).checked_sub(1) else { continue };
@@ -95,6 +100,10 @@ impl Causality {
         }
         past
     }
+}
+
+fn positions(dependencies: &[Dependency]) -> Vec<(DeviceId, u64)> {
+    dependencies.iter().map(|dependency| (dependency.author, dependency.sequence)).collect()
 }
 
 #[cfg(test)]

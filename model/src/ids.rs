@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,8 +20,29 @@ pub struct ParseIdError {
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub [u8; 32]);
+
+        /// Text in formats for people such as JSON, the 32 bytes elsewhere.
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    serializer.collect_str(self)
+                } else {
+                    self.0.serialize(serializer)
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+                } else {
+                    <[u8; 32]>::deserialize(deserializer).map($name)
+                }
+            }
+        }
 
         impl $name {
             /// The 32 bytes.
@@ -56,7 +77,11 @@ macro_rules! identifier {
                     .ok()
                     .and_then(|bytes| bytes.try_into().ok())
                     .map($name)
-                    .ok_or_else(|| ParseIdError { what: $what, text: text.to_owned(), expected: 52 })
+                    .ok_or_else(|| ParseIdError {
+                        what: $what,
+                        text: text.chars().take(80).collect(),
+                        expected: 52,
+                    })
             }
         }
     };

@@ -86,7 +86,7 @@ pub fn verify(device: &DeviceId, bytes: &[u8], signature: &[u8; 64]) -> bool {
 }
 
 /// The public X25519 key of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ExchangeKey(pub [u8; 32]);
 
 macro_rules! secret {

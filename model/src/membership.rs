@@ -324,7 +324,7 @@ pub struct Member {
     pub role: Role,
     /// The key to wrap secrets to.
     pub exchange: ExchangeKey,
-    /// What let it in; empty for the steward of the genesis.
+    /// What let it in, by sponsor and invitation, each with its first admission; empty for the genesis' steward.
     pub admissions: Vec<AdmittedBy>,
 }
 
@@ -390,6 +390,9 @@ pub enum MembershipError {
     /// No such invitation.
     #[error("there is no such invitation")]
     UnknownInvitation,
+    /// An invitation is opened once.
+    #[error("the invitation was opened before")]
+    RepeatedInvitation,
     /// The certificate's signatures do not hold.
     #[error("the certificate's signatures do not hold")]
     BadCertificate,
@@ -498,6 +501,10 @@ impl Membership {
                 self.epochs.insert(*epoch, facts);
             }
             Statement::Invitation { invitation, role, uses, expires_ms } => {
+                // A second word on an invitation would change what admissions mean that knew the first.
+                if self.invitations.contains_key(invitation) {
+                    return Err(MembershipError::RepeatedInvitation);
+                }
                 if self.invitations.len() >= INVITATIONS_MAX {
                     return Err(MembershipError::TooMany);
                 }
@@ -545,7 +552,7 @@ impl Membership {
     /// Applies an admit operation's payload.
     ///
     /// A device may be admitted more than once, at the same time by two sponsors or later to a further role: the
-    /// furthest role counts, whichever arrives first.
+    /// furthest role counts, whichever arrives first. A sponsor's admissions come in the order of its log.
     pub fn apply_admit(
         &mut self,
         author: &DeviceId,
@@ -562,7 +569,14 @@ impl Membership {
             admissions: Vec::new(),
         });
         member.role = member.role.min(role);
-        member.admissions.push(by);
+        // Devices sign one exchange key; of one that signed two, every replica takes the same.
+        if member.role != Role::Steward {
+            member.exchange = member.exchange.min(certificate.exchange);
+        }
+        let place = |by: &AdmittedBy| (by.sponsor, by.invitation);
+        if let Err(at) = member.admissions.binary_search_by_key(&place(&by), place) {
+            member.admissions.insert(at, by);
+        }
         Ok(())
     }
 
@@ -630,7 +644,7 @@ mod tests {
         let early = membership.check_certificate(&steward.id(), 1, &certificate);
         assert_eq!(early, Err(MembershipError::UnknownInvitation), "the sponsor did not know it");
         assert!(!certificate.holds(&SpaceId([0; 32])));
-        let stolen = Certificate { device: steward.id(), ..certificate.clone() };
+        let stolen = Certificate { device: steward.id(), ..certificate };
         assert!(!stolen.holds(&space));
         let by_stranger = membership.check_certificate(&joiner.id(), 2, &certificate);
         assert_eq!(by_stranger, Err(MembershipError::NotWriter));

@@ -73,22 +73,27 @@ impl Header {
     /// operation that arrives passes here.
     pub fn canonical_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(160 + self.dependencies.len() * 72);
+        self.write_canonical(&mut out);
+        out
+    }
+
+    /// Appends the canonical bytes.
+    pub(crate) fn write_canonical(&self, out: &mut Vec<u8>) {
         out.push(FORMAT_VERSION);
         out.push(self.kind.0);
         out.extend_from_slice(&self.space.0);
         out.extend_from_slice(&self.author.0);
-        write_varint(&mut out, self.sequence);
+        write_varint(out, self.sequence);
         out.extend_from_slice(&self.previous.0);
-        write_varint(&mut out, self.membership);
-        write_varint(&mut out, u64::from(self.epoch));
-        write_varint(&mut out, self.dependencies.len() as u64);
+        write_varint(out, self.membership);
+        write_varint(out, u64::from(self.epoch));
+        write_varint(out, self.dependencies.len() as u64);
         for dependency in &self.dependencies {
             out.extend_from_slice(&dependency.author.0);
-            write_varint(&mut out, dependency.sequence);
+            write_varint(out, dependency.sequence);
             out.extend_from_slice(&dependency.id.0);
         }
-        write_varint(&mut out, u64::from(self.payload_length));
-        out
+        write_varint(out, u64::from(self.payload_length));
     }
 
     /// Parses canonical bytes.
@@ -111,7 +116,8 @@ impl Header {
 
 const ID_DOMAIN: &[u8] = b"syncline/operation-id/1\0";
 
-fn operation_id(header: &[u8], payload_hash: &blake3::Hash) -> OperationId {
+/// The id of the operation with these canonical header bytes.
+pub(crate) fn operation_id(header: &[u8], payload_hash: &blake3::Hash) -> OperationId {
     let mut hasher = blake3::Hasher::new();
     hasher.update(ID_DOMAIN);
     hasher.update(header);

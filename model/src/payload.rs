@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::canonical::DecodeError;
@@ -128,7 +129,36 @@ pub struct Transaction {
     /// From which the actor of [`Action::Change`] is derived.
     pub lineage: Lineage,
     /// In the order the author applied them.
+    #[serde(deserialize_with = "bounded_entries")]
     pub entries: Vec<Entry>,
+}
+
+/// Stops at the limit, since millions of the shortest entries fit into an inflated plaintext.
+fn bounded_entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Entry>, D::Error> {
+    struct Entries;
+    impl<'de> Visitor<'de> for Entries {
+        type Value = Vec<Entry>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {ENTRIES_PER_OPERATION_MAX} entries")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<Entry>, A::Error> {
+            let announced = sequence.size_hint().unwrap_or(0);
+            if announced > ENTRIES_PER_OPERATION_MAX {
+                return Err(serde::de::Error::invalid_length(announced, &self));
+            }
+            let mut entries = Vec::with_capacity(announced.min(256));
+            while let Some(entry) = sequence.next_element()? {
+                if entries.len() == ENTRIES_PER_OPERATION_MAX {
+                    return Err(serde::de::Error::invalid_length(entries.len() + 1, &self));
+                }
+                entries.push(entry);
+            }
+            Ok(entries)
+        }
+    }
+    deserializer.deserialize_seq(Entries)
 }
 
 impl Transaction {
@@ -170,7 +200,10 @@ impl Transaction {
             }
             _ => return Err(malformed()),
         };
-        let transaction: Self = postcard::from_bytes(data).map_err(|_| malformed())?;
+        let (transaction, rest): (Self, _) = postcard::take_from_bytes(data).map_err(|_| malformed())?;
+        if !rest.is_empty() {
+            return Err(DecodeError::NotCanonical { what: WHAT });
+        }
         transaction.check()?;
         Ok(transaction)
     }
@@ -271,6 +304,40 @@ mod tests {
         let mut padded = plaintext;
         padded.push(1);
         assert!(Transaction::from_plaintext(&padded).is_err());
+    }
+
+    /// A plaintext around the given encoding of a transaction.
+    fn around(data: &[u8]) -> Vec<u8> {
+        let mut plaintext = Vec::new();
+        write_varint(&mut plaintext, data.len() as u64 + 1);
+        plaintext.push(CODEC_NONE);
+        plaintext.extend_from_slice(data);
+        plaintext
+    }
+
+    #[test]
+    fn nothing_hides_behind_the_entries() {
+        let data = postcard::to_allocvec(&transaction(2)).unwrap();
+        assert_eq!(Transaction::from_plaintext(&around(&data)).unwrap(), transaction(2));
+        let hidden = around(&[data.as_slice(), b"more"].concat());
+        assert_eq!(Transaction::from_plaintext(&hidden), Err(DecodeError::NotCanonical { what: "transaction" }));
+    }
+
+    #[test]
+    fn entries_beyond_the_limit_are_refused_while_they_are_read() {
+        let of = |count: usize| {
+            let entry = Entry { key: "k".parse().unwrap(), action: Action::Delete };
+            Transaction { entries: vec![entry; count], ..transaction(0) }
+        };
+        let full = of(ENTRIES_PER_OPERATION_MAX);
+        assert_eq!(Transaction::from_plaintext(&full.to_plaintext(1)).unwrap(), full);
+        let beyond = of(ENTRIES_PER_OPERATION_MAX + 1);
+        assert!(beyond.check().is_err() && Transaction::from_plaintext(&beyond.to_plaintext(1)).is_err());
+        // A count alone, with no entries behind it, costs no memory.
+        let mut data = postcard::to_allocvec(&transaction(0)).unwrap();
+        data.pop();
+        write_varint(&mut data, u64::MAX >> 1);
+        assert!(Transaction::from_plaintext(&around(&data)).is_err());
     }
 
     #[test]

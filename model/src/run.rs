@@ -17,7 +17,7 @@ use crate::canonical::{DecodeError, FORMAT_VERSION, strip_version};
 use crate::ids::{DeviceId, OperationId, SpaceId};
 use crate::keys::{DeviceKey, verify};
 use crate::limits::{RUN_BYTES_MAX, RUN_ENCODED_BYTES_MAX, RUN_OPERATIONS_MAX};
-use crate::operation::{Dependency, Header, Kind, check_shape, write_varint};
+use crate::operation::{Dependency, Header, Kind, check_shape, operation_id, write_varint};
 
 const WHAT: &str = "run of operations";
 const SIGNATURE_BYTES: usize = 64;
@@ -51,14 +51,14 @@ pub struct RunOperation {
     payload: Range<usize>,
 }
 
-/// A well-formed run whose chain and ids are computed, but whose signature nobody has checked yet.
+/// A well-formed run whose chain and ids are computed, but whose signature nobody has checked yet. Clones are cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     space: SpaceId,
     author: DeviceId,
     first: u64,
     previous: OperationId,
-    operations: Vec<RunOperation>,
+    operations: Arc<Vec<RunOperation>>,
     bytes: Arc<[u8]>,
 }
 
@@ -69,7 +69,8 @@ impl Run {
         if bytes.len() > RUN_ENCODED_BYTES_MAX {
             return Err(DecodeError::TooLarge { what: WHAT, limit: RUN_ENCODED_BYTES_MAX });
         }
-        let mut reader = Reader { position: bytes.len() - strip_version(&bytes, WHAT)?.len(), bytes: &bytes };
+        let position = bytes.len() - strip_version(&bytes, WHAT)?.len();
+        let mut reader = Reader { bytes: &bytes, position, header: Vec::new() };
         let author = DeviceId(reader.array()?);
         let first = reader.varint()?;
         let previous = OperationId(reader.array()?);
@@ -91,7 +92,7 @@ impl Run {
         if reader.bytes.len() - reader.position != SIGNATURE_BYTES {
             return Err(DecodeError::NotCanonical { what: WHAT });
         }
-        Ok(Self { space, author, first, previous, operations, bytes })
+        Ok(Self { space, author, first, previous, operations: Arc::new(operations), bytes })
     }
 
     /// Checks the signature, which makes every operation of the run authentic.
@@ -191,14 +192,16 @@ impl Run {
 /// None when nothing remains, when the runs do not follow one another, or when they exceed a run's limits together.
 pub fn encode_joined(runs: &[&Run], after: u64) -> Option<Vec<u8>> {
     let runs: Vec<&Run> = runs.iter().copied().skip_while(|run| run.last() <= after).collect();
+    let follows = |pair: &[&Run]| pair[0].author == pair[1].author && pair[1].previous == pair[0].last_id();
+    if !runs.windows(2).all(follows) {
+        return None;
+    }
     let (first_run, last_run) = (runs.first()?, runs.last()?);
     let skipped = usize::try_from((after + 1).saturating_sub(first_run.first)).ok()?;
     let first = first_run.first + skipped as u64;
     let count = last_run.last() - first + 1;
-    let follows = |pair: &[&Run]| pair[0].author == pair[1].author && pair[1].previous == pair[0].last_id();
     let size: usize = runs.iter().map(|run| run.bytes.len()).sum();
-    if !runs.windows(2).all(follows) || (runs.len() > 1 && (count > RUN_OPERATIONS_MAX as u64 || size > RUN_BYTES_MAX))
-    {
+    if runs.len() > 1 && (count > RUN_OPERATIONS_MAX as u64 || size > RUN_BYTES_MAX) {
         return None;
     }
     let previous = skipped.checked_sub(1).map_or(first_run.previous, |index| first_run.operations[index].id);
@@ -236,7 +239,7 @@ impl VerifiedRun {
         write_frame(&mut frame, inner[0].author, first, inner[0].previous, count as u64);
         let mut position = frame.len();
         let mut operations = Vec::with_capacity(count);
-        for operation in inner.iter().flat_map(|run| &run.operations) {
+        for operation in inner.iter().flat_map(|run| run.operations.iter()) {
             let (length, offset) = (operation.payload.end - operation.start, operation.payload.start - operation.start);
             let mut moved = operation.clone();
             moved.start = position;
@@ -245,7 +248,7 @@ impl VerifiedRun {
             operations.push(moved);
         }
         let (space, author, previous) = (inner[0].space, inner[0].author, inner[0].previous);
-        Some(Self(Run { space, author, first, previous, operations, bytes }))
+        Some(Self(Run { space, author, first, previous, operations: Arc::new(operations), bytes }))
     }
 
     /// Writes one operation of the device's own log as a run of its own; see [`RunBuilder`].
@@ -313,7 +316,7 @@ impl RunBuilder {
         if !follows || payload.len() != header.payload_length as usize {
             return Err(DecodeError::Malformed { what: "operation header" });
         }
-        let id = header.id(&blake3::hash(&payload));
+        let id = operation_id(&canonical, &blake3::hash(&payload));
         let start = self.bytes.len();
         write_operation_head(&mut self.bytes, header);
         let payload_start = self.bytes.len();
@@ -344,6 +347,7 @@ impl RunBuilder {
         bytes.extend_from_slice(&self.bytes);
         bytes.extend_from_slice(&key.sign(&self.head().1.0));
         let Self { space, author, first, previous, operations, .. } = self;
+        let operations = Arc::new(operations);
         Some(VerifiedRun(Run { space, author, first, previous, operations, bytes: bytes.into() }))
     }
 }
@@ -372,6 +376,8 @@ fn write_operation_head(out: &mut Vec<u8>, header: &Header) {
 struct Reader<'a> {
     bytes: &'a [u8],
     position: usize,
+    /// The header being rebuilt, kept for its memory.
+    header: Vec<u8>,
 }
 
 impl Reader<'_> {
@@ -439,7 +445,9 @@ impl Reader<'_> {
             dependencies,
             payload_length: length as u32,
         };
-        let id = header.id(&blake3::hash(&self.bytes[payload.clone()]));
+        self.header.clear();
+        header.write_canonical(&mut self.header);
+        let id = operation_id(&self.header, &blake3::hash(&self.bytes[payload.clone()]));
         Ok(RunOperation { id, kind: Kind(kind), membership, epoch, dependencies: header.dependencies, start, payload })
     }
 }
@@ -501,6 +509,7 @@ mod tests {
         }
         assert_eq!(joined.encode_after(9), None);
         assert!(VerifiedRun::join(&[log[0].clone(), log[2].clone()]).is_none(), "a gap cannot be joined");
+        assert!(VerifiedRun::join(&[log[2].clone(), log[0].clone()]).is_none(), "nor runs in the wrong order");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical::{self, DecodeError};
 use crate::ids::{DeviceId, OperationId};
+use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::operation::{Dependency, Kind};
 use crate::run::Run;
 
@@ -22,7 +23,8 @@ pub struct OperationSummary {
     pub epoch: u32,
     /// Other authors' operations that it builds on.
     pub dependencies: Vec<Dependency>,
-    /// The public payload of a control kind; empty for data.
+    /// The public payload of a control kind that this release acts on; empty for all others, and for one beyond the
+    /// limit, which no reader of it takes.
     pub control: Vec<u8>,
 }
 
@@ -39,6 +41,11 @@ pub struct RunSummary {
     pub operations: Vec<OperationSummary>,
 }
 
+fn control(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    let acted_on = matches!(kind, Kind::ADMIT | Kind::KEY_DELIVERY | Kind::MEMBERSHIP);
+    if acted_on && payload.len() <= CONTROL_PAYLOAD_BYTES_MAX { payload.to_vec() } else { Vec::new() }
+}
+
 impl RunSummary {
     /// Summarises a run.
     pub fn of(run: &Run) -> Self {
@@ -48,7 +55,7 @@ impl RunSummary {
             membership: operation.membership,
             epoch: operation.epoch,
             dependencies: operation.dependencies.clone(),
-            control: if operation.kind == Kind::DATA { Vec::new() } else { run.payload(operation).to_vec() },
+            control: control(operation.kind, run.payload(operation)),
         };
         Self {
             author: run.author(),
@@ -77,7 +84,12 @@ impl RunSummary {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let summary: Self = canonical::decode(bytes, "run summary")?;
         let room = u64::MAX - summary.operations.len() as u64;
-        if summary.operations.is_empty() || summary.first == 0 || summary.first >= room {
+        let begins = summary.first == 1;
+        if summary.operations.is_empty()
+            || summary.first == 0
+            || summary.first >= room
+            || begins != (summary.previous == OperationId::ZERO)
+        {
             return Err(DecodeError::Malformed { what: "run summary" });
         }
         Ok(summary)

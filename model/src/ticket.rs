@@ -58,7 +58,8 @@ pub enum TicketError {
 }
 
 impl Ticket {
-    /// A ticket for the holder of `invitation`.
+    /// A ticket for the holder of `invitation`; a name too long is cut, and addresses that do not fit are left out,
+    /// the last ones first.
     pub fn new(
         space: SpaceId,
         name: &str,
@@ -68,9 +69,14 @@ impl Ticket {
         founder: DeviceId,
         addresses: Vec<String>,
     ) -> Self {
-        let mut ticket =
-            Self { space, name: name.to_owned(), role, expires_ms, secret: *invitation.seed(), addresses, founder };
+        let fits = |end: &usize| *end <= NAME_BYTES_MAX;
+        let end = name.char_indices().map(|(at, char)| at + char.len_utf8()).take_while(fits).last().unwrap_or(0);
+        let name = name[..end].to_owned();
+        let mut ticket = Self { space, name, role, expires_ms, secret: *invitation.seed(), addresses, founder };
         ticket.addresses.truncate(TICKET_ADDRESSES_MAX);
+        while ticket.to_string().len() > TICKET_TEXT_BYTES_MAX {
+            ticket.addresses.pop();
+        }
         ticket
     }
 
@@ -147,5 +153,19 @@ mod tests {
         let newer = format!("{TICKET_PREFIX}{}", BASE32_NOPAD.encode(&newer));
         assert_eq!(newer.parse::<Ticket>(), Err(TicketError::Newer));
         assert!(!format!("{ticket:?}").contains(&text[40..60]));
+    }
+
+    #[test]
+    fn whatever_goes_into_a_ticket_comes_out_of_its_text() {
+        let invitation = DeviceKey::generate(&mut random(1));
+        let ticket = |name: &str, addresses| {
+            Ticket::new(SpaceId([1; 32]), name, Role::Reader, 99, &invitation, DeviceId([3; 32]), addresses)
+        };
+        let long = ticket(&"ü".repeat(NAME_BYTES_MAX), vec!["a".repeat(900); TICKET_ADDRESSES_MAX + 1]);
+        assert_eq!(long.to_string().parse::<Ticket>().unwrap(), long);
+        assert_eq!(long.name, "ü".repeat(NAME_BYTES_MAX / 2));
+        assert_eq!(long.addresses.len(), 5);
+        let empty = ticket("", Vec::new());
+        assert_eq!(empty.to_string().parse::<Ticket>().unwrap(), empty);
     }
 }

@@ -1,0 +1,84 @@
+//! Decoders of the model: none panics, and what they accept encodes to the bytes it came from.
+
+use syncline_model::membership::{Admit, KeyDelivery, Record};
+use syncline_model::payload::Transaction;
+use syncline_model::{Admission, Header, Membership, Run, RunSummary, SpaceId, Ticket};
+
+/// The space of the runs in the corpus, which come from the model's golden files.
+pub const SPACE: SpaceId = SpaceId([
+    0xde, 0x80, 0x8a, 0xc3, 0xb1, 0x4c, 0xb4, 0xd5, 0x76, 0x3c, 0x7c, 0x0b, 0xa4, 0xb9, 0x4d, 0x53, 0x72, 0x2b, 0xef,
+    0xae, 0x74, 0x12, 0x2a, 0x3b, 0x4c, 0x66, 0xa5, 0x6b, 0x95, 0xb3, 0xfd, 0x60,
+]);
+
+/// A run, the form in which operations arrive and are stored.
+pub fn run(bytes: &[u8]) {
+    let Ok(run) = Run::decode(SPACE, bytes) else { return };
+    assert_eq!(run.encode_after(run.first() - 1).as_deref(), Some(bytes));
+    assert_eq!(run.encode_after(run.last()), None);
+    for (sequence, operation) in (run.first()..).zip(run.operations()) {
+        let header = run.header(sequence).expect("the run covers it");
+        assert_eq!(Header::from_canonical_bytes(&header.canonical_bytes()).as_ref(), Ok(&header));
+        assert_eq!(header.id(&blake3::hash(run.payload(operation))), operation.id);
+    }
+    let summary = RunSummary::of(&run);
+    assert_eq!((summary.last(), summary.last_id()), (run.last(), run.last_id()));
+    run_summary(&summary.encode());
+    if let Ok(verified) = run.verify() {
+        let rest = verified.encode_after(verified.first()).map(|rest| Run::decode(SPACE, rest).unwrap());
+        assert!(rest.is_none_or(|rest| rest.verify().is_ok()));
+    }
+}
+
+/// An operation's header.
+pub fn header(bytes: &[u8]) {
+    let Ok(header) = Header::from_canonical_bytes(bytes) else { return };
+    assert_eq!(header.canonical_bytes(), bytes);
+}
+
+/// An opened payload, which a hostile member may have sealed.
+pub fn transaction(bytes: &[u8]) {
+    let Ok(transaction) = Transaction::from_plaintext(bytes) else { return };
+    // One transaction has several plaintexts: padded, compressed or not.
+    for padding in [1, 16] {
+        assert_eq!(Transaction::from_plaintext(&transaction.to_plaintext(padding)).as_ref(), Ok(&transaction));
+    }
+}
+
+/// A membership record.
+pub fn record(bytes: &[u8]) {
+    let Ok(record) = Record::decode(bytes) else { return };
+    assert_eq!(record.encode(), bytes);
+}
+
+/// An admission.
+pub fn admit(bytes: &[u8]) {
+    let Ok(admit) = Admit::decode(bytes) else { return };
+    assert_eq!(admit.encode(), bytes);
+    admit.certificate.holds(&SPACE);
+}
+
+/// A key delivery.
+pub fn key_delivery(bytes: &[u8]) {
+    let Ok(delivery) = KeyDelivery::decode(bytes) else { return };
+    assert_eq!(delivery.encode(), bytes);
+}
+
+/// A ticket, as a person pastes it.
+pub fn ticket(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let Ok(ticket) = text.parse::<Ticket>() else { return };
+    assert_eq!(ticket.to_string(), text.trim().to_ascii_lowercase());
+}
+
+/// A run's summary, from the index; and what admission makes of it.
+pub fn run_summary(bytes: &[u8]) {
+    let Ok(summary) = RunSummary::decode(bytes) else { return };
+    assert_eq!(summary.encode(), bytes);
+    let mut admission = Admission::new(Membership::new(SPACE));
+    let mut admitted = Vec::new();
+    let first_of_log = summary.first == 1 && summary.previous == syncline_model::OperationId::ZERO;
+    assert_eq!(admission.hold(&summary, &mut admitted), first_of_log);
+    let counted = admitted.len() + admission.waiting_operations();
+    assert!(counted <= summary.operations.len());
+    admission.wanted();
+}

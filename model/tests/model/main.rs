@@ -1,0 +1,6 @@
+//! What the crate promises to the outside: bytes that never change, admission that does not depend on arrival, decoders
+//! that take anything.
+
+mod admission;
+mod corpus;
+mod golden;

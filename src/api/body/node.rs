@@ -1,0 +1,119 @@
+//! The node and its peers.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::network;
+
+/// The peers that are connected or kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PeerList {
+    /// By device.
+    pub peers: Vec<Peer>,
+}
+
+/// How a peer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerStanding {
+    /// At least one connection is open.
+    Connected,
+    /// A connection is being opened.
+    Connecting,
+    /// It will be dialled again.
+    Waiting,
+    /// It is left alone.
+    Disconnected,
+}
+
+/// Who opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionDirection {
+    /// The peer did.
+    Incoming,
+    /// This node did.
+    Outgoing,
+}
+
+/// What is known about one peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Peer {
+    /// Its device id.
+    pub device: String,
+    /// How it stands.
+    pub state: PeerStanding,
+    /// In how many milliseconds it is dialled again, while it waits.
+    pub next_attempt_ms: Option<u64>,
+    /// Whether it is dialled again when the connection is lost.
+    pub kept: bool,
+    /// The addresses that it can be dialled at, proven ones first.
+    pub addresses: Vec<String>,
+    /// The other end of its oldest open connection.
+    pub remote_address: Option<String>,
+    /// Who opened that connection.
+    pub direction: Option<ConnectionDirection>,
+    /// How many connections to it are open.
+    pub connections: usize,
+    /// Since when it is connected, in milliseconds since 1970.
+    pub connected_since_ms: Option<u64>,
+    /// When it was last heard of, in milliseconds since 1970.
+    pub last_seen_ms: Option<u64>,
+    /// The last measured round trip, in microseconds.
+    pub latency_us: Option<u64>,
+    /// What it says it runs; not proven.
+    pub agent: Option<String>,
+    /// The protocols that it says it speaks.
+    pub protocols: Vec<String>,
+}
+
+impl From<network::PeerInfo> for Peer {
+    fn from(peer: network::PeerInfo) -> Self {
+        let (state, next_attempt_ms) = match peer.state {
+            network::PeerState::Connected => (PeerStanding::Connected, None),
+            network::PeerState::Connecting => (PeerStanding::Connecting, None),
+            network::PeerState::Waiting { next_attempt_ms } => (PeerStanding::Waiting, Some(next_attempt_ms)),
+            network::PeerState::Disconnected => (PeerStanding::Disconnected, None),
+        };
+        Self {
+            device: peer.device.to_string(),
+            state,
+            next_attempt_ms,
+            kept: peer.kept,
+            addresses: peer.addresses.iter().map(ToString::to_string).collect(),
+            remote_address: peer.remote_address.map(|address| address.to_string()),
+            direction: peer.direction.map(|direction| match direction {
+                network::Direction::Incoming => ConnectionDirection::Incoming,
+                network::Direction::Outgoing => ConnectionDirection::Outgoing,
+            }),
+            connections: peer.connections,
+            connected_since_ms: peer.connected_since_ms,
+            last_seen_ms: peer.last_seen_ms,
+            latency_us: peer.latency_us,
+            agent: peer.agent,
+            protocols: peer.protocols,
+        }
+    }
+}
+
+/// Where to connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectRequest {
+    /// A multiaddress, such as `/ip4/192.0.2.1/tcp/34569`.
+    pub address: String,
+}
+
+/// A peer that was connected to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConnectedPeer {
+    /// Its device id.
+    pub device: String,
+}
+
+/// The answer of a node that works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`.
+    pub status: String,
+}

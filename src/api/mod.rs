@@ -1,0 +1,32 @@
+//! The HTTP API of a node, and the only code that knows HTTP.
+//!
+//! ```text
+//! connection ──▶ server (bounds) ──▶ guard (host, token) ──▶ router ──▶ routes ──▶ Node, Space
+//!                                                                        │
+//!            body (the JSON), problem (what went wrong) ◀────────────────┘
+//! ```
+//!
+//! It is bound to the loopback interface unless it is told otherwise, and every request but `/healthz` and
+//! `/openapi.json` has to carry the token of the data directory. There are no CORS headers: pages of other origins
+//! cannot read answers.
+//!
+//! *Invariants:* a route holds no state of its own; nothing here knows libp2p, files of spaces, or Automerge.
+
+pub mod body;
+mod extract;
+mod guard;
+pub mod limits;
+mod listen;
+pub mod openapi;
+mod problem;
+mod router;
+mod routes;
+mod server;
+mod state;
+mod token;
+
+pub use listen::{ADDRESS_FILE, ApiAddress, BindError, DEFAULT_API_PORT, read_address};
+pub use problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemKind};
+pub use routes::VERSION_HEADER;
+pub use server::{ApiError, ApiServer, in_process};
+pub use token::{ApiToken, TOKEN_FILE, token_path};

@@ -1,0 +1,64 @@
+//! The table of routes.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri, header};
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+
+use super::guard::{Gate, guard};
+use super::limits::BODY_BYTES_MAX;
+use super::openapi;
+use super::problem::{Problem, ProblemKind};
+use super::routes::{changes, documents, node, spaces};
+use super::state::ApiState;
+
+/// All routes behind the guard: what the server serves.
+pub(super) fn guarded(state: ApiState, gate: Gate) -> Router {
+    router(state).layer(middleware::from_fn_with_state(Arc::new(gate), guard))
+}
+
+/// All routes of the API; whoever holds the router may use them.
+pub(super) fn router(state: ApiState) -> Router {
+    // The description never changes while the program runs.
+    let description = Bytes::from(openapi::document().to_json().unwrap_or_default());
+    let description = move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], description.clone()));
+    Router::new()
+        .route("/healthz", get(node::health))
+        .route("/metrics", get(node::metrics))
+        .route("/openapi.json", get(description))
+        .route("/v1/status", get(node::status))
+        .route("/v1/peers", get(node::peers).post(node::connect))
+        .route("/v1/spaces", get(spaces::list).post(spaces::create))
+        .route("/v1/spaces/join", post(spaces::join))
+        .route("/v1/spaces/{space}", get(spaces::show).delete(spaces::leave))
+        .route("/v1/spaces/{space}/invitations", post(spaces::invite))
+        .route("/v1/spaces/{space}/members", get(spaces::members))
+        .route("/v1/spaces/{space}/verify", post(spaces::verify))
+        .route("/v1/spaces/{space}/documents", get(documents::list))
+        .route(
+            "/v1/spaces/{space}/documents/{*key}",
+            get(documents::get).put(documents::put).patch(documents::patch).delete(documents::delete),
+        )
+        .route("/v1/spaces/{space}/history/{*key}", get(documents::history))
+        .route("/v1/spaces/{space}/conflicts", get(documents::all_conflicts))
+        .route("/v1/spaces/{space}/conflicts/{*key}", get(documents::conflicts))
+        .route("/v1/spaces/{space}/transactions", post(documents::transact))
+        .route("/v1/spaces/{space}/changes", get(changes::changes))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(Arc::new(state))
+}
+
+async fn unknown_route(uri: Uri) -> Problem {
+    let detail = format!("there is nothing at `{}`: /openapi.json describes what there is", uri.path());
+    Problem::new(ProblemKind::NotFound, detail)
+}
+
+async fn unknown_method(method: Method, uri: Uri) -> Problem {
+    let detail = format!("{method} does not apply to `{}`: /openapi.json describes what does", uri.path());
+    Problem::new(ProblemKind::MethodNotAllowed, detail)
+}

@@ -1,0 +1,359 @@
+//! The command line's grammar.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::duration::parse_duration_ms;
+use super::failure::EXIT_CODES;
+
+/// A replicated datastore that keeps working offline: signed, sealed, conflict-free documents between peers.
+///
+/// Commands talk to the node that runs on the data directory; when none runs they open the directory themselves.
+#[derive(Debug, Parser)]
+#[command(name = "syncline", version, after_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The data directory [default: the platform's directory for application data]
+    #[arg(long, global = true, value_name = "DIR", env = "SYNCLINE_DATA")]
+    pub(crate) data: Option<PathBuf>,
+    /// Write JSON, one value a line
+    #[arg(long, global = true, env = "SYNCLINE_JSON", value_parser = BoolishValueParser::new())]
+    pub(crate) json: bool,
+    /// What to log to the standard error, such as `info` or `syncline=debug` [env: RUST_LOG too]
+    #[arg(long, global = true, value_name = "FILTER", env = "SYNCLINE_LOG")]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make the data directory a new device
+    Init,
+    /// Run a node until it is ended by Ctrl-C or SIGTERM
+    Serve(ServeArguments),
+    /// Create, list, share and join spaces
+    #[command(subcommand)]
+    Space(SpaceCommand),
+    /// Make a document equal to a JSON object
+    Put(Write),
+    /// Apply a JSON merge patch (RFC 7396) to a document
+    Patch(Write),
+    /// Print a document
+    Get(Get),
+    /// Delete a document; concurrent edits elsewhere restore it
+    Delete(Document),
+    /// List the documents of a space
+    List(List),
+    /// Print changes as they become visible, until Ctrl-C
+    Watch(Watch),
+    /// List the changes of a document, newest first
+    History(History),
+    /// List places where concurrent writes left several values
+    Conflicts(Conflicts),
+    /// End a conflict by writing the value that remains
+    Resolve(Resolve),
+    /// Print the id of this device
+    Device,
+    /// Write many documents from lines of JSON, {"key":…,"value":…} each, plain or gzip
+    Import(Import),
+    /// Print all documents as lines of JSON, the form that `import` reads
+    Export(Export),
+    /// Tell how the node, or one space, is doing
+    Status(OptionalSpace),
+    /// List the peers of the running node
+    Peers,
+    /// Connect the running node to a peer and keep the connection
+    Connect(Connect),
+    /// Check every stored record, signature and index entry
+    Verify(OptionalSpace),
+}
+
+/// Options of `serve`; each can also stand in the configuration file, without `no-` and with _ for -.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArguments {
+    /// The configuration file [default: config.toml in the data directory, if it exists]
+    #[arg(long, value_name = "FILE", env = "SYNCLINE_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// An address to listen on for peers, such as /ip4/0.0.0.0/tcp/34569; repeat for several
+    #[arg(long, value_name = "MULTIADDR", env = "SYNCLINE_LISTEN", value_delimiter = ',')]
+    pub(crate) listen: Vec<String>,
+    /// Where to serve the HTTP API [default: 127.0.0.1:34570, or any free port if that one is taken]
+    #[arg(long, value_name = "ADDR", env = "SYNCLINE_API", value_parser = parse_api_address)]
+    pub(crate) api: Option<SocketAddr>,
+    /// A peer to connect to and keep; repeat for several
+    #[arg(long, value_name = "MULTIADDR", env = "SYNCLINE_BOOTSTRAP", value_delimiter = ',')]
+    pub(crate) bootstrap: Vec<String>,
+    /// Do not look for peers on the local network
+    #[arg(long, env = "SYNCLINE_NO_MDNS", value_parser = BoolishValueParser::new())]
+    pub(crate) no_mdns: bool,
+    /// Do not use TCP
+    #[arg(long, env = "SYNCLINE_NO_TCP", value_parser = BoolishValueParser::new())]
+    pub(crate) no_tcp: bool,
+    /// Do not use QUIC
+    #[arg(long, env = "SYNCLINE_NO_QUIC", value_parser = BoolishValueParser::new())]
+    pub(crate) no_quic: bool,
+    /// Memory for loaded documents, in MiB [default: 64]
+    #[arg(long, value_name = "MIB", env = "SYNCLINE_DOCUMENT_CACHE_MIB",
+          value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) document_cache_mib: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SpaceCommand {
+    /// Found a space; prints its id and, this once, its recovery key
+    Create {
+        /// Its name on this device
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+        /// How strings are stored: as single values, or as text that merges character by character
+        #[arg(long, value_enum, default_value = "scalar", env = "SYNCLINE_STRINGS")]
+        strings: StringsArgument,
+    },
+    /// List the spaces on this device
+    List,
+    /// Tell how a space is doing
+    Show(Space),
+    /// Open an invitation and print its ticket
+    Invite {
+        #[command(flatten)]
+        space: Space,
+        /// The role that it gives
+        #[arg(long, value_enum, env = "SYNCLINE_ROLE")]
+        role: RoleArgument,
+        /// How many devices it admits
+        #[arg(long, value_name = "N", default_value_t = 1, env = "SYNCLINE_USES")]
+        uses: u32,
+        /// For how long it is good
+        #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = parse_duration_ms,
+              env = "SYNCLINE_EXPIRES")]
+        expires: u64,
+    },
+    /// Take a ticket; a running node completes it as soon as it reaches a member
+    Join {
+        /// The ticket, beginning with `syncline:`
+        ticket: String,
+        /// The space's name on this device [default: the one in the ticket]
+        #[arg(long, value_name = "NAME", env = "SYNCLINE_NAME")]
+        name: Option<String>,
+    },
+    /// List the members of a space
+    Members(Space),
+    /// Delete a space from this device; other members keep it
+    Leave(Space),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum StringsArgument {
+    Scalar,
+    Text,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum RoleArgument {
+    Writer,
+    Reader,
+    Relay,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Space {
+    /// A space, by its name on this device or its id
+    #[arg(value_name = "SPACE", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) space: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OptionalSpace {
+    /// A space, by its name on this device or its id
+    #[arg(value_name = "SPACE", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) space: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Document {
+    #[command(flatten)]
+    pub(crate) space: Space,
+    /// The document's key, such as cities/FR/00001
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) key: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Write {
+    #[command(flatten)]
+    pub(crate) document: Document,
+    /// A JSON object, or - to read it from the standard input
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) value: String,
+}
+
+/// Waiting until a version is visible.
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// Answer only when this version, as a write gave it, is visible here
+    #[arg(long, value_name = "VERSION", env = "SYNCLINE_WAIT_FOR")]
+    pub(crate) wait_for: Option<String>,
+    /// How long to wait for it
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration_ms,
+          env = "SYNCLINE_TIMEOUT")]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    #[command(flatten)]
+    pub(crate) document: Document,
+    /// The document as it was after this change (a hash from `history`); repeat for several
+    #[arg(long, value_name = "HASH", env = "SYNCLINE_AT", value_delimiter = ',')]
+    pub(crate) at: Vec<String>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) space: Space,
+    /// Only keys that begin with this text
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Print the documents' values too
+    #[arg(long, env = "SYNCLINE_VALUES", value_parser = BoolishValueParser::new())]
+    pub(crate) values: bool,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    pub(crate) space: Space,
+    /// Only keys that begin with this text
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Begin after this version instead of now
+    #[arg(long, value_name = "VERSION", env = "SYNCLINE_SINCE")]
+    pub(crate) since: Option<String>,
+    /// Print the documents' values too
+    #[arg(long, env = "SYNCLINE_VALUES", value_parser = BoolishValueParser::new())]
+    pub(crate) values: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    #[command(flatten)]
+    pub(crate) document: Document,
+    /// How many changes to print at most [default: all]
+    #[arg(long, value_name = "N", env = "SYNCLINE_LIMIT")]
+    pub(crate) limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Conflicts {
+    #[command(flatten)]
+    pub(crate) space: Space,
+    /// One document's key [default: all documents]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resolve {
+    #[command(flatten)]
+    pub(crate) document: Document,
+    /// The place, as `conflicts` names it, such as /title
+    pub(crate) pointer: String,
+    /// The value that remains, as JSON
+    #[arg(long, value_name = "JSON", allow_hyphen_values = true, env = "SYNCLINE_VALUE")]
+    pub(crate) value: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    #[command(flatten)]
+    pub(crate) space: Space,
+    /// The file, or - for the standard input
+    pub(crate) file: PathBuf,
+    /// How many documents go into one transaction
+    #[arg(long, value_name = "N", default_value_t = 500, env = "SYNCLINE_PER_TRANSACTION",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) per_transaction: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) space: Space,
+    /// Only keys that begin with this text
+    #[arg(long, default_value = "", hide_default_value = true, env = "SYNCLINE_PREFIX")]
+    pub(crate) prefix: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Connect {
+    /// The peer's address, such as /ip4/192.0.2.1/tcp/34569
+    #[arg(value_name = "MULTIADDR")]
+    pub(crate) address: String,
+}
+
+fn parse_api_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is not an address and port, such as 127.0.0.1:34570"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_its_variable() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
+                let long = argument.get_long().unwrap();
+                if long == "help" || long == "version" {
+                    continue;
+                }
+                let expected = format!("SYNCLINE_{}", long.replace('-', "_").to_uppercase());
+                assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(expected.as_str()), "--{long}");
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Arguments::command());
+    }
+
+    #[test]
+    fn a_value_may_begin_with_a_hyphen() {
+        let parsed = Arguments::try_parse_from(["syncline", "put", "notes", "a/b", "-"]).unwrap();
+        assert!(matches!(parsed.command, Command::Put(Write { value, .. }) if value == "-"));
+        let parsed = Arguments::try_parse_from(["syncline", "resolve", "n", "a", "/x", "--value", "-1"]).unwrap();
+        assert!(matches!(parsed.command, Command::Resolve(Resolve { value, .. }) if value == "-1"));
+    }
+
+    #[test]
+    fn empty_names_and_wrong_numbers_are_usage_errors() {
+        for wrong in [
+            vec!["get", "", "a"],
+            vec!["get", "notes", ""],
+            vec!["import", "notes", "f", "--per-transaction", "0"],
+            vec!["space", "invite", "notes", "--role", "steward"],
+            vec!["space", "invite", "notes", "--role", "writer", "--expires", "soon"],
+            vec!["serve", "--api", "nonsense"],
+        ] {
+            assert!(Arguments::try_parse_from(["syncline"].iter().chain(&wrong)).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The configuration file of `serve`, and how it meets flags and variables.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::arguments::ServeArguments;
+use super::failure::{Exit, Failure};
+
+/// The file that is read from the data directory if no other is named.
+const CONFIG_FILE: &str = "config.toml";
+/// Longest configuration file, in bytes.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// The configuration file: each option of `serve` that it names.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConfigFile {
+    pub(crate) listen: Option<Vec<String>>,
+    pub(crate) api: Option<SocketAddr>,
+    pub(crate) bootstrap: Option<Vec<String>>,
+    pub(crate) mdns: Option<bool>,
+    pub(crate) tcp: Option<bool>,
+    pub(crate) quic: Option<bool>,
+    pub(crate) document_cache_mib: Option<u32>,
+    pub(crate) log: Option<String>,
+}
+
+/// What `serve` does in the end: flags before variables before the file before defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServeSettings {
+    pub(crate) listen: Vec<String>,
+    pub(crate) api: Option<SocketAddr>,
+    pub(crate) bootstrap: Vec<String>,
+    pub(crate) mdns: bool,
+    pub(crate) tcp: bool,
+    pub(crate) quic: bool,
+    pub(crate) document_cache_mib: Option<u32>,
+}
+
+impl ConfigFile {
+    /// Reads the file that is named, or the one in the data directory if it exists.
+    pub(crate) fn read(named: Option<&Path>, data: &Path) -> Result<Self, Failure> {
+        let path = named.map_or_else(|| data.join(CONFIG_FILE), PathBuf::from);
+        let wrong = |reason: String| Failure::new(Exit::Usage, format!("`{}`: {reason}", path.display()));
+        let length = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(Self::default()),
+            Err(error) => return Err(wrong(format!("cannot read the configuration: {error}"))),
+        };
+        if length > CONFIG_BYTES_MAX {
+            return Err(wrong(format!("a configuration file has at most {CONFIG_BYTES_MAX} bytes")));
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+        Self::parse(&text).map_err(wrong)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            format!("{line}{}", error.message())
+        })
+    }
+}
+
+impl ServeSettings {
+    pub(crate) fn new(arguments: &ServeArguments, file: &ConfigFile) -> Result<Self, Failure> {
+        let list = |given: &[String], file: &Option<Vec<String>>| match given {
+            [] => file.clone().unwrap_or_default(),
+            given => given.to_vec(),
+        };
+        let settings = Self {
+            listen: list(&arguments.listen, &file.listen),
+            api: arguments.api.or(file.api),
+            bootstrap: list(&arguments.bootstrap, &file.bootstrap),
+            mdns: !arguments.no_mdns && file.mdns.unwrap_or(true),
+            tcp: !arguments.no_tcp && file.tcp.unwrap_or(true),
+            quic: !arguments.no_quic && file.quic.unwrap_or(true),
+            document_cache_mib: arguments.document_cache_mib.or(file.document_cache_mib),
+        };
+        if !settings.tcp && !settings.quic {
+            let failure = Failure::new(Exit::Usage, "TCP and QUIC are both switched off, so no peer could be reached");
+            return Err(failure.hint("leave out --no-tcp or --no-quic; every command works without a node, too"));
+        }
+        Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    use super::super::arguments::{Arguments, Command};
+
+    fn serve(flags: &[&str]) -> ServeArguments {
+        let all = ["syncline", "serve"].iter().chain(flags);
+        match Arguments::try_parse_from(all).unwrap().command {
+            Command::Serve(arguments) => arguments,
+            _ => unreachable!("the command is serve"),
+        }
+    }
+
+    #[test]
+    fn flags_go_before_the_file_and_the_file_before_defaults() {
+        let file = ConfigFile::parse(
+            "listen = [\"/ip4/0.0.0.0/tcp/1\"]\napi = \"127.0.0.1:9\"\nmdns = false\ndocument_cache_mib = 5\n",
+        )
+        .unwrap();
+        let settings = ServeSettings::new(&serve(&["--api", "127.0.0.1:8", "--no-quic"]), &file).unwrap();
+        assert_eq!(settings.listen, ["/ip4/0.0.0.0/tcp/1"]);
+        assert_eq!(settings.api.unwrap().port(), 8);
+        assert_eq!((settings.mdns, settings.tcp, settings.quic), (false, true, false));
+        assert_eq!(settings.document_cache_mib, Some(5));
+        let settings = ServeSettings::new(&serve(&["--listen", "/a", "--listen", "/b"]), &file).unwrap();
+        assert_eq!(settings.listen, ["/a", "/b"]);
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_is_named_with_its_line() {
+        for (text, expected) in [
+            ("mdns = true\nlisen = []\n", "lisen"),
+            ("mdns = 1", "line 1"),
+            ("mdns = true\napi = \"here\"", "line 2"),
+            ("=", "line 1"),
+        ] {
+            let error = ConfigFile::parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_named_file_has_to_exist_and_the_default_one_need_not() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(ConfigFile::read(None, directory.path()).unwrap(), ConfigFile::default());
+        let failure = ConfigFile::read(Some(&directory.path().join("absent.toml")), directory.path()).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.message.contains("absent.toml"));
+    }
+
+    #[test]
+    fn a_node_without_any_transport_is_refused() {
+        let failure = ServeSettings::new(&serve(&["--no-tcp", "--no-quic"]), &ConfigFile::default()).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+    }
+}

@@ -1,0 +1,130 @@
+//! `serve`: a node with its API, until it is ended.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use syncline::api::{ApiError, ApiServer, read_address, token_path};
+use syncline::{Error, ErrorKind, Node};
+
+use super::arguments::ServeArguments;
+use super::config::{ConfigFile, ServeSettings};
+use super::failure::{Exit, Failure};
+use super::output::Output;
+use super::signals::ended_by_signal;
+
+/// How long a node may take to end cleanly.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What is told when the node is ready.
+#[derive(Debug, Serialize)]
+struct Ready {
+    /// The device id.
+    device: String,
+    /// The libp2p peer id of the same key.
+    peer: String,
+    /// Multiaddresses it listens on, with the peer id.
+    listening: Vec<String>,
+    /// The address of the HTTP API.
+    api: String,
+    /// The file that holds the API's token.
+    token_file: String,
+}
+
+pub(super) async fn serve(
+    data: &Path,
+    arguments: &ServeArguments,
+    config: &ConfigFile,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let settings = ServeSettings::new(arguments, config)?;
+    // Before the start, so that a signal during it is not lost.
+    let ended = ended_by_signal();
+    tokio::pin!(ended);
+    let node = tokio::select! {
+        node = start_node(data, &settings) => node?,
+        _ = &mut ended => return Ok(()),
+    };
+    let result = run(node.clone(), data, &settings, output, ended).await;
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, node.shutdown()).await.is_err() {
+        tracing::warn!("the node did not end in time; the next start recovers what reached the disk");
+    }
+    result
+}
+
+async fn start_node(data: &Path, settings: &ServeSettings) -> Result<Node, Failure> {
+    let mut builder = Node::builder().data(data).create(true);
+    for address in &settings.listen {
+        builder = builder.listen(address);
+    }
+    for address in &settings.bootstrap {
+        builder = builder.bootstrap(address);
+    }
+    builder = builder.mdns(settings.mdns).tcp(settings.tcp).quic(settings.quic);
+    if let Some(mebibytes) = settings.document_cache_mib {
+        builder = builder.document_cache_bytes((mebibytes as usize).saturating_mul(1 << 20));
+    }
+    builder.start().await.map_err(|error| not_started(error, data))
+}
+
+fn not_started(error: Error, data: &Path) -> Failure {
+    let running = read_address(data).filter(|running| error.kind() == ErrorKind::Locked && running.pid != 0);
+    let failure = Failure::from(error);
+    match running {
+        Some(running) => failure.hint(format!(
+            "process {} serves this directory at http://{}: commands with the same --data use it",
+            running.pid, running.address
+        )),
+        None => failure,
+    }
+}
+
+async fn run(
+    node: Node,
+    data: &Path,
+    settings: &ServeSettings,
+    output: &mut Output,
+    ended: impl Future<Output = std::io::Result<()>>,
+) -> Result<(), Failure> {
+    let api = ApiServer::start(node.clone(), data, settings.api).await.map_err(|error| {
+        let exit = if matches!(error, ApiError::Bind(_)) { Exit::Unavailable } else { Exit::Failed };
+        Failure::new(exit, error.to_string())
+    })?;
+    let announced = announce(&node, &api, data, output);
+    let result = match announced {
+        Err(failure) => Err(failure),
+        Ok(()) => tokio::select! {
+            ended = ended => ended.map_err(no_signals),
+            reason = node.failed() => {
+                let failure = Failure::new(Exit::Failed, format!("the node has failed: {reason}"));
+                Err(failure.hint("start it again: what was acknowledged is on the disk, and is recovered"))
+            }
+        },
+    };
+    tracing::info!("stopping");
+    api.stop().await;
+    result
+}
+
+fn no_signals(error: std::io::Error) -> Failure {
+    Failure::new(Exit::Failed, format!("cannot wait for signals: {error}"))
+}
+
+fn announce(node: &Node, api: &ApiServer, data: &Path, output: &mut Output) -> Result<(), Failure> {
+    let ready = Ready {
+        device: node.device().to_string(),
+        peer: node.peer_id(),
+        listening: node.listen_addresses(),
+        api: format!("http://{}", api.address()),
+        token_file: token_path(data).display().to_string(),
+    };
+    if output.json {
+        output.json(&ready)?;
+    } else {
+        let mut facts = vec![("device", ready.device), ("peer", ready.peer)];
+        facts.extend(ready.listening.into_iter().map(|address| ("listening", address)));
+        facts.extend([("api", ready.api), ("token", ready.token_file)]);
+        output.facts(&facts)?;
+    }
+    output.flush()
+}

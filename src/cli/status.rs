@@ -1,0 +1,167 @@
+//! Commands on the node itself: device, status, peers, verification.
+
+use std::path::Path;
+
+use axum::http::Method;
+use serde::Serialize;
+use syncline::api::body::{ConnectRequest, ConnectedPeer, Peer, PeerList, PeerStanding, SpaceList, VerifyReport};
+use syncline::node::info::NodeStatus;
+
+use super::access::{Access, Target};
+use super::duration::humane_duration;
+use super::failure::{Exit, Failure};
+use super::output::{Output, humane_bytes, plain};
+use super::spaces::{show, space_row};
+
+/// Who this device is.
+#[derive(Debug, Serialize)]
+struct DeviceFacts {
+    /// The device id.
+    device: String,
+    /// The libp2p peer id of the same key.
+    peer: String,
+    /// The data directory, when it was just made or asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<String>,
+}
+
+pub(super) async fn init(access: &Access, data: &Path, output: &mut Output) -> Result<(), Failure> {
+    let status: NodeStatus = access.get(&Target::new(["status"])).await?;
+    let data = data.display().to_string();
+    if output.json {
+        return output.json(&DeviceFacts { device: status.device, peer: status.peer, data: Some(data) });
+    }
+    output.facts(&[("device", status.device), ("peer", status.peer), ("data", data)])
+}
+
+pub(super) async fn device(access: &Access, output: &mut Output) -> Result<(), Failure> {
+    let status: NodeStatus = access.get(&Target::new(["status"])).await?;
+    if output.json {
+        return output.json(&DeviceFacts { device: status.device, peer: status.peer, data: None });
+    }
+    output.line(status.device)
+}
+
+pub(super) async fn status(access: &Access, space: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    if let Some(space) = space {
+        return show(access, space, output).await;
+    }
+    let status: NodeStatus = access.get(&Target::new(["status"])).await?;
+    if output.json {
+        return output.json(&status);
+    }
+    let running = if access.is_running() {
+        format!("running for {}", humane_duration(status.uptime_ms))
+    } else {
+        "not running: `syncline serve` starts it".to_owned()
+    };
+    let traffic = (humane_bytes(status.traffic.received), humane_bytes(status.traffic.sent));
+    output.facts(&[
+        ("device", status.device),
+        ("peer", status.peer),
+        ("release", status.release),
+        ("node", running),
+        ("peers", format!("{} connected", status.connected_peers)),
+        ("traffic", format!("{} received, {} sent", traffic.0, traffic.1)),
+    ])?;
+    for address in &status.listening {
+        output.line(format_args!("listening on {address}"))?;
+    }
+    if status.spaces.is_empty() {
+        return output.line("no spaces yet: `syncline space create` or `syncline space join` adds one");
+    }
+    output.line("")?;
+    let rows: Vec<Vec<String>> = status.spaces.iter().map(space_row).collect();
+    output.table(&["name", "role", "documents", "operations", "size", "members", "id"], &rows)
+}
+
+pub(super) async fn peers(access: &Access, output: &mut Output) -> Result<(), Failure> {
+    let list: PeerList = access.get(&Target::new(["peers"])).await?;
+    if output.json {
+        return output.json(&list);
+    }
+    if !access.is_running() {
+        return output.line("no node is running, so there are no peers: `syncline serve` starts it");
+    }
+    let rows: Vec<Vec<String>> = list.peers.iter().map(peer_row).collect();
+    output.table(&["device", "state", "latency", "agent", "address"], &rows)
+}
+
+fn peer_row(peer: &Peer) -> Vec<String> {
+    let state = match (peer.state, peer.next_attempt_ms) {
+        (PeerStanding::Connected, _) => "connected".to_owned(),
+        (PeerStanding::Connecting, _) => "connecting".to_owned(),
+        (PeerStanding::Waiting, Some(wait_ms)) => format!("again in {}", humane_duration(wait_ms)),
+        (PeerStanding::Waiting, None) => "waiting".to_owned(),
+        (PeerStanding::Disconnected, _) => "disconnected".to_owned(),
+    };
+    let latency = peer.latency_us.map(|latency_us| format!("{:.1} ms", latency_us as f64 / 1000.0));
+    let address = peer.remote_address.as_ref().or(peer.addresses.first());
+    vec![
+        peer.device.clone(),
+        state,
+        latency.unwrap_or_default(),
+        peer.agent.as_deref().map(plain).unwrap_or_default(),
+        address.map(|address| plain(address)).unwrap_or_default(),
+    ]
+}
+
+pub(super) async fn connect(access: &Access, address: String, output: &mut Output) -> Result<(), Failure> {
+    let request = ConnectRequest { address };
+    let connected: ConnectedPeer = access.send_json(Method::POST, &Target::new(["peers"]), &request).await?;
+    if output.json { output.json(&connected) } else { output.line(connected.device) }
+}
+
+pub(super) async fn verify(access: &Access, space: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let spaces = match space {
+        Some(space) => vec![space.to_owned()],
+        None => {
+            let list: SpaceList = access.get(&Target::new(["spaces"])).await?;
+            list.spaces.into_iter().map(|space| space.id).collect()
+        }
+    };
+    let mut unsound = Vec::new();
+    for space in spaces {
+        let report: VerifyReport = access.call(Method::POST, &Target::new(["spaces", &space, "verify"])).await?;
+        if output.json {
+            output.json(&report)?
+        } else {
+            show_report(&report, output)?
+        }
+        output.flush()?;
+        if !report.sound {
+            unsound.push(format!("`{}`", report.name));
+        }
+    }
+    if unsound.is_empty() {
+        return Ok(());
+    }
+    let failure = Failure::new(Exit::Invalid, format!("the stored log of {} is damaged", unsound.join(", ")));
+    Err(failure.hint("what is damaged is left out, and fetched again from peers that hold it"))
+}
+
+fn show_report(report: &VerifyReport, output: &mut Output) -> Result<(), Failure> {
+    let verdict = if report.sound { "sound" } else { "damaged" };
+    output.line(format_args!(
+        "{}: {verdict}; {} operations in {} runs, {}",
+        plain(&report.name),
+        report.operations,
+        report.runs,
+        humane_bytes(report.bytes)
+    ))?;
+    for (what, findings) in [
+        ("unreadable bytes", &report.damaged),
+        ("runs whose signature does not hold", &report.unsigned),
+        ("runs that do not continue their log (branches are no damage)", &report.unchained),
+        ("runs that the index misses or describes wrongly", &report.misindexed),
+    ] {
+        if findings.count > 0 {
+            let first = findings.first_positions.first().map(|position| format!(", first at {position}"));
+            output.line(format_args!("  {}: {what}{}", findings.count, first.unwrap_or_default()))?;
+        }
+    }
+    if report.index_surplus > 0 {
+        output.line(format_args!("  {}: index entries without a run", report.index_surplus))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! The error that the library's calls return, sorted by what a caller does next.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use syncline_model::payload::KeyError;
+use syncline_model::ticket::TicketError;
+use syncline_storage::StorageError;
+
+use crate::documents::{DocumentError, VersionError};
+use crate::network::{ConnectError, NetworkError};
+use crate::space::WriteError;
+
+/// What a caller does next about an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Name something that exists.
+    NotFound,
+    /// Correct the input.
+    Invalid,
+    /// Look at the present state and decide anew.
+    Conflict,
+    /// Get the right to do it.
+    Forbidden,
+    /// Split it.
+    TooLarge,
+    /// Use the process that holds the data directory, or end it.
+    Locked,
+    /// Repeat later.
+    Unavailable,
+    /// Wait longer, or give up.
+    Timeout,
+    /// Read the log: this is not the caller's fault.
+    Internal,
+}
+
+/// Why a call failed; the text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The data directory has no device yet.
+    #[error("`{}` holds no device yet: run `syncline init`, or name another directory with --data", .directory.display())]
+    NotInitialised {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The data directory holds a device already.
+    #[error("`{}` holds a device already: nothing was changed", .directory.display())]
+    AlreadyInitialised {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The local storage.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The network did not start.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A peer was not reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Not an address.
+    #[error("`{address}` is not a multiaddress: expected something like /ip4/192.0.2.1/tcp/34569")]
+    BadAddress {
+        /// The text.
+        address: String,
+    },
+    /// The node was started without a network.
+    #[error("this needs the network: start the node with `syncline serve`")]
+    Offline,
+    /// No such space here.
+    #[error("there is no space `{asked}` on this device; {}", known_spaces(.known))]
+    UnknownSpace {
+        /// The name or id asked for.
+        asked: String,
+        /// The names of those that exist.
+        known: Vec<String>,
+    },
+    /// The name is taken.
+    #[error("a space named `{name}` exists on this device: choose another name")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// The name is no name.
+    #[error("`{name}` cannot name a space: use 1 to 128 bytes of visible characters, no slash")]
+    BadName {
+        /// The text.
+        name: String,
+    },
+    /// The space is on this device already.
+    #[error("this device has that space already, as `{name}`")]
+    AlreadyJoined {
+        /// Its name here.
+        name: String,
+    },
+    /// Not a usable ticket.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+    /// The ticket's time is over.
+    #[error("the ticket has expired: ask for a new one (`syncline space invite`)")]
+    TicketExpired,
+    /// Not a document key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Not a version.
+    #[error(transparent)]
+    Version(#[from] VersionError),
+    /// A path is not a JSON pointer.
+    #[error("{reason}")]
+    BadPointer {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A hash is not one.
+    #[error("`{text}` is not a change hash: expected 64 hexadecimal characters as `history` shows them")]
+    BadHash {
+        /// The text.
+        text: String,
+    },
+    /// A call about documents.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// A call that writes.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The role cannot be given.
+    #[error("a space has one steward; invite as writer, reader or relay")]
+    BadRole,
+    /// It took too long.
+    #[error("nothing came within {} ms", .waited.as_millis())]
+    Timeout {
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// A file that belongs to the data directory is damaged.
+    #[error("{what} in the data directory is damaged: restore it from a backup, or begin anew in another directory")]
+    DamagedFile {
+        /// Which.
+        what: &'static str,
+    },
+    /// The node is ending.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+fn known_spaces(known: &[String]) -> String {
+    if known.is_empty() {
+        "it has none yet: `syncline space create` or `syncline space join` adds one".to_owned()
+    } else {
+        format!("it has {}", known.join(", "))
+    }
+}
+
+impl Error {
+    /// What a caller does next.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotInitialised { .. } | Self::UnknownSpace { .. } => ErrorKind::NotFound,
+            Self::AlreadyInitialised { .. } | Self::NameTaken { .. } | Self::AlreadyJoined { .. } => ErrorKind::Conflict,
+            Self::Storage(error) => storage_kind(error),
+            Self::Network(NetworkError::AddressInUse { .. }) | Self::Offline | Self::Stopping => ErrorKind::Unavailable,
+            Self::Network(_) | Self::DamagedFile { .. } => ErrorKind::Internal,
+            Self::Connect(_) => ErrorKind::Unavailable,
+            Self::BadAddress { .. }
+            | Self::BadName { .. }
+            | Self::Ticket(_)
+            | Self::TicketExpired
+            | Self::Key(_)
+            | Self::Version(_)
+            | Self::BadPointer { .. }
+            | Self::BadHash { .. }
+            | Self::BadRole => ErrorKind::Invalid,
+            Self::Document(error) => document_kind(error),
+            Self::Write(WriteError::TooLarge) => ErrorKind::TooLarge,
+            Self::Write(WriteError::NotAdmitted | WriteError::NoKey | WriteError::Storage) => ErrorKind::Unavailable,
+            Self::Write(_) => ErrorKind::Forbidden,
+            Self::Timeout { .. } => ErrorKind::Timeout,
+        }
+    }
+}
+
+fn storage_kind(error: &StorageError) -> ErrorKind {
+    match error {
+        StorageError::InUse { .. } => ErrorKind::Locked,
+        StorageError::Full { .. } => ErrorKind::Unavailable,
+        _ => ErrorKind::Internal,
+    }
+}
+
+fn document_kind(error: &DocumentError) -> ErrorKind {
+    match error {
+        DocumentError::NotFound { .. } | DocumentError::UnknownChange { .. } => ErrorKind::NotFound,
+        DocumentError::BadEdit { source, .. } if source.is_too_large() => ErrorKind::TooLarge,
+        DocumentError::BadEdit { .. } | DocumentError::BadChange { .. } | DocumentError::ForeignVersion { .. } => {
+            ErrorKind::Invalid
+        }
+        DocumentError::TooLarge { .. } => ErrorKind::TooLarge,
+        DocumentError::NotWritable { .. } => ErrorKind::Forbidden,
+        DocumentError::Undone { .. } => ErrorKind::Conflict,
+        DocumentError::Overloaded { .. } | DocumentError::Stopping => ErrorKind::Unavailable,
+        DocumentError::Cancelled => ErrorKind::Timeout,
+        _ => ErrorKind::Internal,
+    }
+}

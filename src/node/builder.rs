@@ -1,0 +1,186 @@
+//! How a node is configured and started.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use prometheus_client::registry::Registry;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use syncline_model::ContentKey;
+use syncline_storage::{OpenOptions, Progress, Store};
+
+use super::conductor::{Conductor, Workshop};
+use super::{Inner, Node, files, parse_address};
+use crate::error::Error;
+use crate::network::{Network, NetworkConfig};
+
+/// Bytes of loaded documents that a node keeps in memory unless it is told otherwise.
+pub const DOCUMENT_CACHE_BYTES: usize = 64 << 20;
+
+/// Settings of a node.
+#[derive(Debug, Clone)]
+pub struct NodeBuilder {
+    directory: Option<PathBuf>,
+    create: bool,
+    online: bool,
+    listen: Vec<String>,
+    bootstrap: Vec<String>,
+    mdns: bool,
+    tcp: bool,
+    quic: bool,
+    document_cache_bytes: usize,
+}
+
+impl Default for NodeBuilder {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            create: false,
+            online: true,
+            listen: Vec::new(),
+            bootstrap: Vec::new(),
+            mdns: true,
+            tcp: true,
+            quic: true,
+            document_cache_bytes: DOCUMENT_CACHE_BYTES,
+        }
+    }
+}
+
+impl NodeBuilder {
+    /// The data directory.
+    #[must_use]
+    pub fn data(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// Whether to make the directory a new device when it holds none.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// An address to listen on; repeat for several. The default is port 34569 over TCP and QUIC.
+    #[must_use]
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen.push(address.to_owned());
+        self
+    }
+
+    /// A peer to connect to and keep; repeat for several.
+    #[must_use]
+    pub fn bootstrap(mut self, address: &str) -> Self {
+        self.bootstrap.push(address.to_owned());
+        self
+    }
+
+    /// Whether to find peers on the local network.
+    #[must_use]
+    pub fn mdns(mut self, on: bool) -> Self {
+        self.mdns = on;
+        self
+    }
+
+    /// Whether to use TCP.
+    #[must_use]
+    pub fn tcp(mut self, on: bool) -> Self {
+        self.tcp = on;
+        self
+    }
+
+    /// Whether to use QUIC.
+    #[must_use]
+    pub fn quic(mut self, on: bool) -> Self {
+        self.quic = on;
+        self
+    }
+
+    /// No network at all: documents, spaces and invitations work, peers do not.
+    #[must_use]
+    pub fn offline(mut self) -> Self {
+        self.online = false;
+        self
+    }
+
+    /// Bytes of loaded documents to keep in memory, over all spaces.
+    #[must_use]
+    pub fn document_cache_bytes(mut self, bytes: usize) -> Self {
+        self.document_cache_bytes = bytes;
+        self
+    }
+
+    /// Opens the data directory and starts everything. Must be called within a tokio runtime.
+    pub async fn start(self) -> Result<Node, Error> {
+        let started = Instant::now();
+        let directory = self.directory.clone().unwrap_or_else(|| PathBuf::from("."));
+        let mut random: StdRng = rand::make_rng();
+        let create = self.create;
+        let mut file_random = StdRng::from_rng(&mut random);
+        let (store, device, local_key) = blocking(move || {
+            let options = OpenOptions { create, ..OpenOptions::default() };
+            let store = Store::open(&directory, options, &mut report)?;
+            let files = store.files();
+            let device = match files::read_device(&files)? {
+                Some(device) => device,
+                None if create => files::create_device(&files, &mut file_random)?,
+                None => return Err(Error::NotInitialised { directory }),
+            };
+            let local_key = files::local_key(&files, &mut file_random)?;
+            Ok((store, device, local_key))
+        })
+        .await?;
+
+        let mut registry = Registry::with_prefix("syncline");
+        let (network, events) = if self.online {
+            let config = self.network_config(&device, &store)?;
+            let (network, events) = Network::start(config, &mut registry).await?;
+            files::write_port(&store.files(), &network.listen_addresses())?;
+            (Some(network), Some(events))
+        } else {
+            (None, None)
+        };
+        let workshop = Workshop {
+            store: Arc::new(store),
+            device: device.clone(),
+            local_key: ContentKey(local_key),
+            network: network.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            started,
+            cache_bytes: self.document_cache_bytes,
+        };
+        let (commands, spaces) = Conductor::start(workshop, events, random).await?;
+        let inner = Inner { device, started, network, registry: Mutex::new(registry), commands, spaces };
+        Ok(Node { inner: Arc::new(inner) })
+    }
+
+    fn network_config(&self, device: &syncline_model::DeviceKey, store: &Store) -> Result<NetworkConfig, Error> {
+        let parse = |addresses: &[String]| addresses.iter().map(|text| parse_address(text)).collect::<Result<_, _>>();
+        let mut config = NetworkConfig::new(*device.seed());
+        config.listen = parse(&self.listen)?;
+        config.bootstrap = parse(&self.bootstrap)?;
+        config.preferred_port = files::read_port(&store.files());
+        (config.mdns, config.tcp, config.quic) = (self.mdns, self.tcp, self.quic);
+        Ok(config)
+    }
+}
+
+/// Runs something that reads or writes files.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Error::Stopping),
+    }
+}
+
+/// Tells the log about long-running steps, each tenth of the way.
+pub(super) fn report(progress: Progress) {
+    let tenth = (progress.total / 10).max(1);
+    if progress.done == 0 || progress.done >= progress.total || progress.done % tenth < tenth / 16 {
+        tracing::info!(activity = ?progress.activity, done = progress.done, total = progress.total, "preparing");
+    }
+}

@@ -1,0 +1,595 @@
+//! The conductor: the one task that owns the list of spaces and the list of peers.
+//!
+//! It greets peers (which spaces do we share?), asks sponsors for admission, and hands what arrives to the space that
+//! it concerns. It never waits for a peer or a space inside the loop: whatever takes time runs elsewhere and comes back
+//! as a [`Notice`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use syncline_model::membership::{Certificate, Genesis, KeyDelivery, invitation_tag};
+use syncline_model::{ContentKey, DeviceId, DeviceKey, SpaceId, Strings, Ticket};
+use syncline_storage::{Incarnation, Store};
+use syncline_sync::{HelloAnswer, Message as SyncMessage, PeerTags};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::builder::{blocking, report};
+use super::files::{self, KnownPeer, SPACE_KEYS, SpaceFiles};
+use super::parse_address;
+use crate::error::Error;
+use crate::network::{Network, NetworkEvent, NetworkEvents, Protocol, Reply, Topic};
+use crate::space::join::{JoinAnswer, JoinRefusal, JoinRequest};
+use crate::space::pump::{self, Facts, Link, Message, Surroundings};
+use crate::space::{Clock, SpaceCore, SpaceKeys, SpaceReplica};
+
+/// Commands that may wait.
+const COMMAND_QUEUE: usize = 64;
+/// Notices that may wait; those who send more wait for room.
+const NOTICE_QUEUE: usize = 1024;
+/// How often peers are asked again for admission, and known peers are written down.
+const ROUND: Duration = Duration::from_secs(5);
+/// Peers remembered for the next start.
+const KNOWN_PEERS_MAX: usize = 256;
+
+/// A space in the node's list.
+#[derive(Debug, Clone)]
+pub(crate) struct SpaceEntry {
+    pub(crate) name: String,
+    pub(crate) link: Link,
+    pub(crate) joining_problem: Option<JoiningProblem>,
+}
+
+/// Why joining has not completed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct JoiningProblem {
+    pub(crate) text: String,
+    pub(crate) is_final: bool,
+}
+
+/// What callers ask of the conductor.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Found a space; answers its id and the recovery key.
+    Create { name: String, strings: Strings, reply: oneshot::Sender<Result<(SpaceId, String), Error>> },
+    /// Take a ticket.
+    Join { ticket: Ticket, name: String, reply: oneshot::Sender<Result<SpaceId, Error>> },
+    /// End a space here and delete it.
+    Leave { space: SpaceId, reply: oneshot::Sender<Result<(), Error>> },
+    /// End everything.
+    Shutdown { reply: oneshot::Sender<()> },
+}
+
+/// What comes back from work that was started elsewhere.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// What is known of a space changed.
+    FactsChanged(SpaceId),
+    /// A peer answered a hello.
+    Shares(DeviceId, Vec<SpaceId>),
+    /// A peer answered an application for admission.
+    JoinAnswered(SpaceId, JoinAnswer),
+}
+
+/// What is needed to open spaces.
+#[derive(Clone)]
+pub(super) struct Workshop {
+    pub(super) store: Arc<Store>,
+    pub(super) device: DeviceKey,
+    pub(super) local_key: ContentKey,
+    pub(super) network: Option<Network>,
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) started: Instant,
+    pub(super) cache_bytes: usize,
+}
+
+/// A space as the conductor sees it.
+struct Hosted {
+    name: String,
+    link: Link,
+    topic: Option<Topic>,
+    ticket: Option<Ticket>,
+    joining_problem: Option<JoiningProblem>,
+}
+
+/// A connected peer.
+#[derive(Default)]
+struct Peer {
+    tags: PeerTags,
+    shares: BTreeSet<SpaceId>,
+}
+
+pub(super) struct Conductor {
+    workshop: Workshop,
+    spaces: BTreeMap<SpaceId, Hosted>,
+    peers: BTreeMap<DeviceId, Peer>,
+    random: StdRng,
+    notices: mpsc::Sender<Notice>,
+    published: watch::Sender<Arc<Vec<SpaceEntry>>>,
+    written_peers: Vec<KnownPeer>,
+}
+
+impl Conductor {
+    /// Opens the stored spaces and starts the task.
+    pub(super) async fn start(
+        workshop: Workshop,
+        events: Option<NetworkEvents>,
+        random: StdRng,
+    ) -> Result<(mpsc::Sender<Command>, watch::Receiver<Arc<Vec<SpaceEntry>>>), Error> {
+        let (commands, command_receiver) = mpsc::channel(COMMAND_QUEUE);
+        let (notices, notice_receiver) = mpsc::channel(NOTICE_QUEUE);
+        let (published, spaces) = watch::channel(Arc::default());
+        let peers = BTreeMap::new();
+        let mut conductor =
+            Self { workshop, spaces: BTreeMap::new(), peers, random, notices, published, written_peers: Vec::new() };
+        conductor.open_stored_spaces().await?;
+        conductor.redial_known_peers().await;
+        tokio::spawn(conductor.run(command_receiver, notice_receiver, events));
+        Ok((commands, spaces))
+    }
+
+    async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut notices: mpsc::Receiver<Notice>,
+        mut events: Option<NetworkEvents>,
+    ) {
+        let mut round = tokio::time::interval(ROUND);
+        round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let event = async {
+                match &mut events {
+                    Some(events) => events.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Shutdown { reply }) => {
+                        self.shutdown().await;
+                        let _gone = reply.send(());
+                        return;
+                    }
+                    Some(command) => self.obey(command).await,
+                    // The last handle is gone.
+                    None => return self.shutdown().await,
+                },
+                Some(notice) = notices.recv() => self.notice(notice).await,
+                event = event => match event {
+                    Some(event) => self.network_event(event),
+                    None => events = None,
+                },
+                _ = round.tick() => self.round().await,
+            }
+        }
+    }
+
+    async fn open_stored_spaces(&mut self) -> Result<(), Error> {
+        for space in self.workshop.store.spaces()? {
+            let Some(bytes) = self.workshop.store.files().read(files::scope(space), SPACE_KEYS)? else {
+                tracing::warn!(space = %space.short(), "a space without its key file is left alone");
+                continue;
+            };
+            let keys = SpaceKeys::decode(&bytes).map_err(|_| Error::DamagedFile { what: "the key file of a space" })?;
+            let core = self.workshop.core(keys);
+            self.host(core).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens a space's log and documents and starts its pump.
+    async fn host(&mut self, core: SpaceCore) -> Result<SpaceId, Error> {
+        let keys = core.state().keys();
+        let (space, name) = (keys.space, keys.name.clone());
+        let ticket = keys.ticket.as_ref().and_then(|text| text.parse().ok());
+        let workshop = self.workshop.clone();
+        let notices = self.notices.clone();
+        let random = StdRng::from_rng(&mut self.random);
+        let link = blocking(move || workshop.start_pump(core, random, notices)).await?;
+        self.spaces.insert(space, Hosted { name, link, topic: None, ticket, joining_problem: None });
+        self.publish();
+        Ok(space)
+    }
+
+    async fn redial_known_peers(&mut self) {
+        let Some(network) = &self.workshop.network else { return };
+        self.written_peers = files::read_peers(&self.workshop.store.files());
+        for peer in &self.written_peers {
+            let addresses = peer.addresses.iter().filter_map(|text| parse_address(text).ok()).collect();
+            network.keep(peer.device, addresses).await;
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Create { name, strings, reply } => {
+                let outcome = self.create(name, strings).await;
+                let _gone = reply.send(outcome);
+            }
+            Command::Join { ticket, name, reply } => {
+                let outcome = self.join(ticket, name).await;
+                let _gone = reply.send(outcome);
+            }
+            Command::Leave { space, reply } => {
+                let outcome = self.leave(space).await;
+                let _gone = reply.send(outcome);
+            }
+            Command::Shutdown { .. } => {}
+        }
+    }
+
+    fn check_free(&self, name: &str) -> Result<(), Error> {
+        match self.spaces.values().any(|hosted| hosted.name == name) {
+            true => Err(Error::NameTaken { name: name.to_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    async fn create(&mut self, name: String, strings: Strings) -> Result<(SpaceId, String), Error> {
+        self.check_free(&name)?;
+        let recovery = DeviceKey::generate(&mut self.random);
+        let mut nonce = [0; 16];
+        rand::Rng::fill_bytes(&mut self.random, &mut nonce);
+        let device = &self.workshop.device;
+        let genesis = Genesis {
+            steward: device.id(),
+            steward_exchange: device.exchange_public(),
+            recovery: recovery.id(),
+            strings,
+            nonce,
+        };
+        let keys = empty_keys(genesis.space(), name, device.id());
+        let mut core = self.workshop.core(keys);
+        core.found(genesis, &mut self.random)?;
+        let space = self.store_and_host(core).await?;
+        Ok((space, recovery_text(&recovery)))
+    }
+
+    async fn join(&mut self, ticket: Ticket, name: String) -> Result<SpaceId, Error> {
+        if let Some(hosted) = self.spaces.get(&ticket.space) {
+            return Err(Error::AlreadyJoined { name: hosted.name.clone() });
+        }
+        self.check_free(&name)?;
+        let mut keys = empty_keys(ticket.space, name, ticket.founder);
+        keys.ticket = Some(ticket.to_string());
+        let space = self.store_and_host(self.workshop.core(keys)).await?;
+        self.apply_for_admission(space);
+        Ok(space)
+    }
+
+    async fn store_and_host(&mut self, core: SpaceCore) -> Result<SpaceId, Error> {
+        let keys = core.state().keys().clone();
+        let mut incarnation = [0; 16];
+        rand::Rng::fill_bytes(&mut self.random, &mut incarnation);
+        let store = self.workshop.store.clone();
+        blocking(move || {
+            Ok(store.create_space(keys.space, Incarnation(incarnation), &[(SPACE_KEYS, &keys.encode())])?)
+        })
+        .await?;
+        self.host(core).await
+    }
+
+    async fn leave(&mut self, space: SpaceId) -> Result<(), Error> {
+        let Some(hosted) = self.spaces.remove(&space) else {
+            return Err(Error::UnknownSpace { asked: space.to_string(), known: Vec::new() });
+        };
+        self.publish();
+        if let (Some(network), Some(topic)) = (&self.workshop.network, hosted.topic) {
+            network.unsubscribe(topic).await;
+        }
+        end_pump(&hosted.link).await;
+        self.renew_tags();
+        let store = self.workshop.store.clone();
+        blocking(move || Ok(store.remove_space(space)?)).await
+    }
+
+    async fn shutdown(&mut self) {
+        self.write_known_peers().await;
+        for hosted in self.spaces.values() {
+            end_pump(&hosted.link).await;
+        }
+        if let Some(network) = &self.workshop.network {
+            network.shutdown().await;
+        }
+        let store = self.workshop.store.clone();
+        let flushed = blocking(move || Ok(store.flush()?)).await;
+        if let Err(error) = flushed {
+            tracing::warn!(%error, "the index was not written out; the next start completes it");
+        }
+    }
+
+    async fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::FactsChanged(space) => self.facts_changed(space).await,
+            Notice::Shares(peer, spaces) => self.shares(peer, spaces),
+            Notice::JoinAnswered(space, answer) => self.join_answered(space, answer),
+        }
+    }
+
+    /// A space has new keys or a new membership: its topic and its tags may be others now.
+    async fn facts_changed(&mut self, space: SpaceId) {
+        let Some(hosted) = self.spaces.get_mut(&space) else { return };
+        let facts = hosted.link.facts.borrow().clone();
+        if facts.role.is_some() {
+            hosted.joining_problem = None;
+        }
+        let topic = facts.replication.as_ref().and_then(|secret| secret.topic().parse().ok());
+        let old = std::mem::replace(&mut hosted.topic, topic.clone());
+        self.publish();
+        if old == topic {
+            return;
+        }
+        if let Some(network) = &self.workshop.network {
+            if let Some(old) = old {
+                network.unsubscribe(old).await;
+            }
+            if let Some(topic) = topic
+                && let Err(error) = network.subscribe(topic).await
+            {
+                tracing::error!(space = %space.short(), %error, "the space hears no gossip; it still reconciles");
+            }
+        }
+        self.renew_tags();
+    }
+
+    /// Greets all peers anew, since the spaces or their secrets changed.
+    fn renew_tags(&mut self) {
+        let peers: Vec<DeviceId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.greet(peer);
+        }
+    }
+
+    /// Tells a peer by tags which spaces are here.
+    fn greet(&mut self, peer: DeviceId) {
+        let Some(network) = &self.workshop.network else { return };
+        let local = self.workshop.device.id();
+        let secrets: Vec<_> = self
+            .spaces
+            .iter()
+            .filter_map(|(space, hosted)| Some((*space, hosted.link.facts.borrow().replication.clone()?)))
+            .collect();
+        let tags = PeerTags::new(&local, &peer, secrets.iter().map(|(space, secret)| (*space, secret)));
+        self.peers.entry(peer).or_default().tags = tags.clone();
+        for hello in tags.hellos() {
+            let answer = network.send_request(peer, Protocol::Sync, SyncMessage::Hello(hello.clone()).encode());
+            let (notices, tags) = (self.notices.clone(), tags.clone());
+            self.workshop.runtime.spawn(async move {
+                let answer = answer.await.ok().and_then(|bytes| HelloAnswer::decode(&bytes).ok());
+                if let Some(answer) = answer {
+                    let shared = tags.shared(&hello, &answer);
+                    let _ended = notices.send(Notice::Shares(peer, shared)).await;
+                }
+            });
+        }
+    }
+
+    fn shares(&mut self, peer: DeviceId, spaces: Vec<SpaceId>) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        for space in spaces {
+            if let Some(hosted) = self.spaces.get(&space)
+                && known.shares.insert(space)
+            {
+                hosted.link.send(Message::PeerShares { peer });
+                if let Some(network) = self.workshop.network.clone() {
+                    self.workshop.runtime.spawn(async move { network.keep(peer, Vec::new()).await });
+                }
+            }
+        }
+    }
+
+    fn network_event(&mut self, event: NetworkEvent) {
+        match event {
+            NetworkEvent::Connected { peer } => {
+                self.greet(peer);
+                self.apply_at(peer);
+            }
+            NetworkEvent::Disconnected { peer } => {
+                for space in self.peers.remove(&peer).map(|peer| peer.shares).unwrap_or_default() {
+                    if let Some(hosted) = self.spaces.get(&space) {
+                        hosted.link.send(Message::PeerGone { peer });
+                    }
+                }
+            }
+            NetworkEvent::Gossip { from, topic, data, id } => {
+                let hosted = self.spaces.values().find(|hosted| hosted.topic.as_ref() == Some(&topic));
+                if let Some(hosted) = hosted {
+                    hosted.link.offer(Message::Gossip { bytes: data, from, id });
+                }
+            }
+            NetworkEvent::Request { peer, protocol: Protocol::Sync, bytes, reply } => self.asked(peer, &bytes, reply),
+            NetworkEvent::Request { peer, protocol: Protocol::Join, bytes, reply } => {
+                self.asked_to_sponsor(peer, &bytes, reply);
+            }
+            _ => {}
+        }
+    }
+
+    /// A peer greets, or asks about a space.
+    fn asked(&mut self, peer: DeviceId, bytes: &[u8], reply: Reply) {
+        let known = self.peers.entry(peer).or_default();
+        match SyncMessage::decode(bytes) {
+            Ok(SyncMessage::Hello(hello)) => {
+                let (answer, shared) = known.tags.answer(&hello);
+                reply.send(answer.encode());
+                self.shares(peer, shared);
+            }
+            Ok(SyncMessage::Space { tag, request }) => {
+                let hosted = known.tags.space(&tag).and_then(|space| self.spaces.get(&space));
+                if let Some(hosted) = hosted {
+                    hosted.link.offer(Message::Requested { peer, request, reply });
+                }
+            }
+            Err(error) => tracing::debug!(peer = %peer.short(), %error, "a request is not understood"),
+        }
+    }
+
+    fn asked_to_sponsor(&mut self, peer: DeviceId, bytes: &[u8], reply: Reply) {
+        let request = match JoinRequest::decode(bytes) {
+            Ok(request) if request.certificate.device == peer => request,
+            _ => return,
+        };
+        let (local, invitation) = (self.workshop.device.id(), request.certificate.invitation);
+        let named = invitation_tag(&invitation, &peer, &local) == request.tag;
+        let knows = |hosted: &&Hosted| hosted.link.facts.borrow().invitations.contains(&invitation);
+        match self.spaces.values().find(knows).filter(|_| named) {
+            Some(hosted) => {
+                hosted.link.offer(Message::Join { certificate: request.certificate, reply });
+            }
+            None => reply.send(JoinAnswer::Refused(JoinRefusal::Unknown).encode()),
+        }
+    }
+
+    /// Dials the addresses of a ticket and asks everybody who is connected.
+    fn apply_for_admission(&mut self, space: SpaceId) {
+        let Some(network) = self.workshop.network.clone() else { return };
+        let Some(ticket) = self.spaces.get(&space).and_then(|hosted| hosted.ticket.clone()) else { return };
+        for address in ticket.addresses.iter().filter_map(|text| parse_address(text).ok()) {
+            let network = network.clone();
+            self.workshop.runtime.spawn(async move {
+                if let Err(error) = network.connect(address.clone()).await {
+                    tracing::debug!(%address, %error, "a ticket's address was not reached");
+                }
+            });
+        }
+        let peers: Vec<DeviceId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.apply_at(peer);
+        }
+    }
+
+    /// Asks one peer to sponsor this device in all spaces that it wants to join.
+    fn apply_at(&mut self, peer: DeviceId) {
+        let Some(network) = &self.workshop.network else { return };
+        let device = &self.workshop.device;
+        for (space, hosted) in &self.spaces {
+            let waiting = hosted.link.facts.borrow().replication.is_none();
+            let refused = hosted.joining_problem.as_ref().is_some_and(|problem| problem.is_final);
+            let Some(ticket) = hosted.ticket.as_ref().filter(|_| waiting && !refused) else { continue };
+            let invitation = ticket.invitation();
+            let request = JoinRequest {
+                tag: invitation_tag(&invitation.id(), &device.id(), &peer),
+                certificate: Certificate::new(space, device, &invitation),
+            };
+            let answer = network.send_request(peer, Protocol::Join, request.encode());
+            let (notices, space) = (self.notices.clone(), *space);
+            self.workshop.runtime.spawn(async move {
+                let answer = answer.await.ok().and_then(|bytes| JoinAnswer::decode(&bytes).ok());
+                if let Some(answer) = answer {
+                    let _ended = notices.send(Notice::JoinAnswered(space, answer)).await;
+                }
+            });
+        }
+    }
+
+    fn join_answered(&mut self, space: SpaceId, answer: JoinAnswer) {
+        let Some(hosted) = self.spaces.get_mut(&space) else { return };
+        match answer {
+            JoinAnswer::Admitted(delivery) => {
+                hosted.joining_problem = None;
+                hosted.link.send(Message::Admitted(delivery));
+            }
+            JoinAnswer::Refused(refusal) => {
+                let problem = JoiningProblem { text: refusal.to_string(), is_final: !refusal.is_retryable() };
+                // A peer that cannot help must not hide that another one said the ticket is of no use.
+                if hosted.joining_problem.as_ref().is_none_or(|known| !known.is_final) {
+                    hosted.joining_problem = Some(problem);
+                }
+            }
+        }
+        self.publish();
+    }
+
+    async fn round(&mut self) {
+        let joining = |(_, hosted): &(&SpaceId, &Hosted)| {
+            hosted.ticket.is_some() && hosted.link.facts.borrow().replication.is_none()
+        };
+        let waiting: Vec<SpaceId> = self.spaces.iter().filter(joining).map(|(space, _)| *space).collect();
+        for space in waiting {
+            self.apply_for_admission(space);
+        }
+        self.write_known_peers().await;
+    }
+
+    /// Writes down the peers that share a space, when they changed.
+    async fn write_known_peers(&mut self) {
+        let Some(network) = &self.workshop.network else { return };
+        let mut known: Vec<KnownPeer> = network
+            .peers()
+            .await
+            .into_iter()
+            .filter(|peer| peer.kept && !peer.addresses.is_empty())
+            .map(|peer| KnownPeer {
+                device: peer.device,
+                addresses: peer.addresses.iter().map(ToString::to_string).collect(),
+            })
+            .collect();
+        known.truncate(KNOWN_PEERS_MAX);
+        if known == self.written_peers {
+            return;
+        }
+        match files::write_peers(&self.workshop.store.files(), &known) {
+            Ok(()) => self.written_peers = known,
+            Err(error) => tracing::warn!(%error, "the known peers were not written down"),
+        }
+    }
+
+    fn publish(&self) {
+        let entry = |hosted: &Hosted| SpaceEntry {
+            name: hosted.name.clone(),
+            link: hosted.link.clone(),
+            joining_problem: hosted.joining_problem.clone(),
+        };
+        let mut entries: Vec<SpaceEntry> = self.spaces.values().map(entry).collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        self.published.send_replace(Arc::new(entries));
+    }
+}
+
+impl Workshop {
+    fn core(&self, keys: SpaceKeys) -> SpaceCore {
+        let engine = syncline_sync::Engine::new(syncline_sync::Config::default());
+        SpaceCore::new(self.device.clone(), keys, engine)
+    }
+
+    fn start_pump(
+        &self,
+        core: SpaceCore,
+        mut random: StdRng,
+        notices: mpsc::Sender<Notice>,
+    ) -> Result<Link, Error> {
+        let space = core.state().keys().space;
+        let log = self.store.open_space(space, &mut report)?;
+        let clock = Clock { now_ms: self.started.elapsed().as_millis() as u64, wall_ms: files::wall_ms() };
+        let replica = SpaceReplica::open(core, log, &self.local_key, self.cache_bytes, clock, &mut random)?;
+        let surroundings = Surroundings {
+            network: self.network.clone(),
+            runtime: self.runtime.clone(),
+            keys: Box::new(SpaceFiles { files: self.store.files(), space }),
+            notices,
+            started: self.started,
+            random,
+        };
+        Ok(pump::start(replica, surroundings))
+    }
+}
+
+fn empty_keys(space: SpaceId, name: String, founder: DeviceId) -> SpaceKeys {
+    SpaceKeys { space, name, founder, ticket: None, content: BTreeMap::new(), replication: BTreeMap::new() }
+}
+
+/// What a person writes down to be able to take the space over.
+fn recovery_text(recovery: &DeviceKey) -> String {
+    let encoded = data_encoding::BASE32_NOPAD.encode(recovery.seed()).to_ascii_lowercase();
+    format!("syncline-recovery:{encoded}")
+}
+
+/// Ends a space's thread and waits until its log is closed.
+async fn end_pump(link: &Link) {
+    let (reply, done) = oneshot::channel();
+    if link.send(Message::Close { reply }) {
+        let _ended = done.await;
+    }
+}

@@ -1,0 +1,136 @@
+//! What a node tells about itself, its spaces and its peers: plain values that the library returns, the API sends as
+//! JSON and the command line prints.
+
+use serde::{Deserialize, Serialize};
+use syncline_model::{Role, Strings};
+
+/// The state of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The device id.
+    pub device: String,
+    /// The libp2p peer id of the same key.
+    pub peer: String,
+    /// The release.
+    pub release: String,
+    /// Milliseconds since the node started.
+    pub uptime_ms: u64,
+    /// Multiaddresses it listens on, with the peer id.
+    pub listening: Vec<String>,
+    /// How many peers are connected.
+    pub connected_peers: usize,
+    /// Bytes received from and sent to peers.
+    pub traffic: TrafficInfo,
+    /// The spaces.
+    pub spaces: Vec<SpaceStatus>,
+}
+
+/// Bytes on the wire.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficInfo {
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes sent.
+    pub sent: u64,
+}
+
+/// How far a space is with its membership on this device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// A ticket is held; nobody has admitted this device yet.
+    Joining,
+    /// This device is a member.
+    Member,
+    /// The ticket cannot be used any more; see [`SpaceStatus::joining_problem`].
+    Refused,
+}
+
+/// The state of one space on this device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpaceStatus {
+    /// The space id.
+    pub id: String,
+    /// The local name.
+    pub name: String,
+    /// Whether this device is a member.
+    pub standing: Standing,
+    /// This device's role, once admitted.
+    pub role: Option<String>,
+    /// How strings are stored: `scalar` or `text`.
+    pub strings: Option<String>,
+    /// The present version: a causal token.
+    pub version: String,
+    /// How many documents exist.
+    pub documents: u64,
+    /// Operations held.
+    pub operations: u64,
+    /// Operations that are held but wait for others.
+    pub waiting: u64,
+    /// Operations that no key on this device opens.
+    pub unreadable: u64,
+    /// Bytes of the log on disk.
+    pub log_bytes: u64,
+    /// How many members the space has.
+    pub members: usize,
+    /// Peers that share the space, and how far this device is behind them.
+    pub peers: Vec<SpacePeer>,
+    /// Logs that do not count from some operation on, in words.
+    pub problems: Vec<String>,
+    /// Why joining has not completed, in words.
+    pub joining_problem: Option<String>,
+}
+
+/// A connected peer that shares a space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpacePeer {
+    /// Its device id.
+    pub device: String,
+    /// Whether each holds all that the other has told of.
+    pub in_sync: bool,
+    /// Operations that it holds and this device lacks.
+    pub behind: u64,
+}
+
+/// A member of a space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberInfo {
+    /// The device id.
+    pub device: String,
+    /// Its role's name.
+    pub role: String,
+    /// Whether it is this device.
+    pub this_device: bool,
+    /// The device that admitted it; none for the founder.
+    pub admitted_by: Option<String>,
+    /// How many operations of it are held here.
+    pub operations: u64,
+}
+
+/// A new space.
+#[derive(Debug, Clone)]
+pub struct CreatedSpace {
+    /// The space.
+    pub space: crate::Space,
+    /// The secret that can take the space over when the steward's device is lost. It is shown once and not stored.
+    pub recovery_key: String,
+}
+
+/// What an invitation gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvitationTerms {
+    /// The role.
+    pub role: Role,
+    /// How many devices it admits.
+    pub uses: u32,
+    /// For how long, in milliseconds from now.
+    pub lasts_ms: u64,
+}
+
+/// The word for a way to store strings.
+pub fn strings_name(strings: Strings) -> &'static str {
+    match strings {
+        Strings::Scalar => "scalar",
+        Strings::Text => "text",
+    }
+}

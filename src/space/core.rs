@@ -1,0 +1,563 @@
+//! One space's core: what is written here, what arrives, what counts, what others are told. Sans-IO.
+//!
+//! Events come in, effects go out; time and randomness are arguments. Operations that are taken in one step share one
+//! signature, one append and one sync: the caller drains its events, makes [`SpaceCore::take_batch`] durable, and only
+//! then gives [`Event::Durable`], from which all acknowledgements, announcements and visible changes follow.
+
+use std::collections::VecDeque;
+
+use rand_core::CryptoRng;
+use syncline_model::keys::{SEAL_OVERHEAD_BYTES, seal};
+use syncline_model::limits::PAYLOAD_BYTES_MAX;
+use syncline_model::membership::{Admit, Certificate, Genesis, KeyDelivery, Statement};
+use syncline_model::run::RunBuilder;
+use syncline_model::{
+    Action, Admitted, ContentKey, Dependency, DeviceId, DeviceKey, Header, Kind, OperationSummary, Past,
+    ReplicationSecret, Role, Run, RunSummary, Transaction, VerifiedRun,
+};
+use syncline_sync::{Effect as SyncEffect, Engine, Event as SyncEvent};
+
+use super::join::JoinRefusal;
+use super::keys::SpaceKeys;
+use super::log_state::LogState;
+use super::opening::OpenQueue;
+use crate::documents::Opened;
+
+/// Dependencies beyond the cap go into merging operations before; more of them in a row than this is a bug.
+const MERGING_OPERATIONS_MAX: usize = 256;
+
+/// The two clocks of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// Milliseconds that only grow, for timers.
+    pub now_ms: u64,
+    /// Milliseconds since 1970 as this device believes, shown to people.
+    pub wall_ms: u64,
+}
+
+/// What happens to a space.
+#[derive(Debug)]
+pub enum Event {
+    /// A transaction is to be written.
+    Commit {
+        /// Chosen by the caller, returned in the outcome.
+        token: u64,
+        /// What it does.
+        transaction: Transaction,
+    },
+    /// The steward opens an invitation.
+    Invite {
+        /// Chosen by the caller.
+        token: u64,
+        /// The role that it gives.
+        role: Role,
+        /// How many devices it admits.
+        uses: u32,
+        /// When it ends, in ms since 1970.
+        expires_ms: u64,
+    },
+    /// A device asks this one to sponsor it.
+    Join {
+        /// Chosen by the caller.
+        token: u64,
+        /// The application.
+        certificate: Certificate,
+    },
+    /// A sponsor admitted this device and sent its keys.
+    Admitted(KeyDelivery),
+    /// Something for reconciliation.
+    Sync(SyncEvent),
+    /// The batch that was last taken is durable.
+    Durable,
+    /// Runs that [`Effect::Read`] asked for.
+    Read(Vec<Run>),
+    /// Time has passed.
+    Tick,
+}
+
+/// What a space wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Admitted, durable and decrypted operations for the documents, in causal order.
+    Apply(Vec<Opened>),
+    /// A transaction of this device is durable.
+    Committed {
+        /// The event's token.
+        token: u64,
+        /// As which operation of this device.
+        sequence: u64,
+        /// The causal past, when the transaction deletes.
+        past: Option<Past>,
+    },
+    /// A transaction was not written.
+    Aborted {
+        /// The event's token.
+        token: u64,
+        /// Why.
+        reason: WriteError,
+    },
+    /// An invitation is durable.
+    Invited {
+        /// The event's token.
+        token: u64,
+        /// The invitation's key or why there is none.
+        outcome: Result<DeviceKey, WriteError>,
+    },
+    /// The answer to a device that asked for sponsorship.
+    JoinAnswered {
+        /// The event's token.
+        token: u64,
+        /// Its keys, or why it is not admitted.
+        outcome: Result<KeyDelivery, JoinRefusal>,
+    },
+    /// Stored operations are to be read and given back with [`Event::Read`].
+    Read {
+        /// Whose.
+        author: DeviceId,
+        /// After this sequence.
+        after: u64,
+        /// Up to this one.
+        through: u64,
+    },
+    /// The space's keys changed and are to be stored.
+    StoreKeys,
+    /// Membership changed: roles, invitations or epochs.
+    MembershipChanged,
+    /// Something of reconciliation, other than taking a run.
+    Sync(SyncEffect),
+}
+
+/// Why an operation cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// Nobody has admitted this device yet.
+    #[error("this device is not a member of the space yet: joining completes when a writer of the space is online")]
+    NotAdmitted,
+    /// The role does not write.
+    #[error("this device is a {role} in the space and cannot write: ask the steward for an invitation as a writer")]
+    ReadOnly {
+        /// This device's role.
+        role: &'static str,
+    },
+    /// Only the steward does this.
+    #[error("only the steward of the space can do this")]
+    NotSteward,
+    /// The epoch's key has not arrived.
+    #[error("the space's current key has not arrived yet: try again once a member is online")]
+    NoKey,
+    /// Too large for one operation.
+    #[error("the transaction is larger than {PAYLOAD_BYTES_MAX} bytes: write it in several")]
+    TooLarge,
+    /// The log takes no more.
+    #[error("the disk is full or failed; nothing was written")]
+    Storage,
+}
+
+/// What waits for the current batch to be durable.
+#[derive(Debug)]
+enum Waiting {
+    Invite { token: u64, invitation: DeviceKey },
+    Join { token: u64, delivery: KeyDelivery },
+}
+
+/// What the documents are to see once the current batch is durable.
+#[derive(Debug)]
+enum News {
+    Foreign(Admitted),
+    Own { token: u64, sequence: u64, past: Option<Past> },
+}
+
+/// One space's core.
+#[derive(Debug)]
+pub struct SpaceCore {
+    state: LogState,
+    engine: Engine,
+    open: OpenQueue,
+    /// This device's operations of the current step.
+    writing: Option<RunBuilder>,
+    /// Finished runs of the current step, in the order to be appended.
+    batch: Vec<VerifiedRun>,
+    /// Taken by the caller, not yet durable.
+    syncing: Vec<VerifiedRun>,
+    /// What the current step admitted, in causal order.
+    admitted: Vec<News>,
+    waiting: VecDeque<Waiting>,
+    /// Whether other authors' operations were admitted since this device last wrote.
+    news: bool,
+}
+
+impl SpaceCore {
+    /// The core of a space of which nothing is held yet.
+    pub fn new(device: DeviceKey, keys: SpaceKeys, engine: Engine) -> Self {
+        Self {
+            state: LogState::new(device, keys),
+            engine,
+            open: OpenQueue::default(),
+            writing: None,
+            batch: Vec::new(),
+            syncing: Vec::new(),
+            admitted: Vec::new(),
+            waiting: VecDeque::new(),
+            news: true,
+        }
+    }
+
+    /// Takes in what the log holds, run by run in the order of arrival, before the first event.
+    ///
+    /// `applied` tells how far each author's operations have reached the documents: later ones are opened again.
+    pub fn replay(&mut self, summary: &RunSummary, applied: &dyn Fn(&DeviceId) -> u64) {
+        let mut admitted = Vec::new();
+        if self.state.hold(summary, &mut admitted) {
+            self.state.made_durable(summary.author, summary.last(), summary.last_id());
+        }
+        for operation in admitted {
+            self.state.take_keys(&operation);
+            let data = operation.kind == Kind::DATA && operation.fault.is_none();
+            if data && operation.sequence > applied(&operation.author) {
+                self.open.admit(&operation);
+            }
+        }
+    }
+
+    /// Heads, membership and keys.
+    pub fn state(&self) -> &LogState {
+        &self.state
+    }
+
+    /// Reconciliation, for its status.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Operations that no key here opens, or whose content is malformed.
+    pub fn unreadable(&self) -> u64 {
+        self.open.unreadable()
+    }
+
+    /// When [`Event::Tick`] is due, in the clock of [`Clock::now_ms`].
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.engine.next_deadline()
+    }
+
+    /// Handles one event.
+    pub fn handle(&mut self, event: Event, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {
+        match event {
+            Event::Commit { token, transaction } => {
+                if let Err(reason) = self.commit(token, &transaction, random) {
+                    out.push(Effect::Aborted { token, reason });
+                }
+            }
+            Event::Invite { token, role, uses, expires_ms } => {
+                if let Err(error) = self.invite(token, role, uses, expires_ms, random) {
+                    out.push(Effect::Invited { token, outcome: Err(error) });
+                }
+            }
+            Event::Join { token, certificate } => match self.sponsor(token, certificate, clock, random) {
+                Ok(None) => {}
+                Ok(Some(delivery)) => out.push(Effect::JoinAnswered { token, outcome: Ok(delivery) }),
+                Err(refusal) => out.push(Effect::JoinAnswered { token, outcome: Err(refusal) }),
+            },
+            Event::Admitted(delivery) => {
+                self.state.accept_delivery(&delivery);
+                self.state.keys.ticket = None;
+                out.push(Effect::StoreKeys);
+            }
+            Event::Sync(event) => self.reconcile(event, clock, random, out),
+            Event::Durable => self.durable(clock, random, out),
+            Event::Read(runs) => {
+                self.open.give(runs);
+                self.open.advance(&self.state, out);
+            }
+            Event::Tick => self.reconcile(SyncEvent::Tick, clock, random, out),
+        }
+    }
+
+    /// The runs of this step to append and sync, in this order; empty when there is nothing to write.
+    ///
+    /// # Panics
+    /// When the previous batch was not confirmed with [`Event::Durable`]: that would acknowledge what may be lost.
+    pub fn take_batch(&mut self) -> Vec<VerifiedRun> {
+        assert!(self.syncing.is_empty(), "a batch is taken only after the one before it is durable");
+        self.finish_writing();
+        self.syncing = std::mem::take(&mut self.batch);
+        self.syncing.clone()
+    }
+
+    /// Opens what replay found to be missing in the documents.
+    pub fn start(&mut self, out: &mut Vec<Effect>) {
+        self.open.advance(&self.state, out);
+    }
+
+    /// Writes the first operations of a new space: its genesis, its first epoch, and the steward's own key delivery.
+    pub fn found(&mut self, genesis: Genesis, random: &mut dyn CryptoRng) -> Result<(), WriteError> {
+        let space = genesis.space();
+        let (content, replication) =
+            (ContentKey::generate(&mut &mut *random), ReplicationSecret::generate(&mut &mut *random));
+        let epoch = Statement::Epoch {
+            epoch: 1,
+            content_commitment: content.commitment(&space, 1),
+            replication_commitment: replication.commitment(&space, 1),
+            previous_key: None,
+        };
+        self.state.keys.content.insert(1, content);
+        self.state.keys.replication.insert(1, replication);
+        self.state.refresh_keys();
+        let record = self.state.next_record(Statement::Genesis(genesis));
+        self.write_control(Kind::MEMBERSHIP, record.encode())?;
+        let record = self.state.next_record(epoch);
+        self.write_control(Kind::MEMBERSHIP, record.encode())?;
+        let local = self.state.device.id();
+        let member = &self.state.membership().members()[&local];
+        let delivery = self.state.keys.deliver(local, member, random).ok_or(WriteError::NoKey)?;
+        self.write_control(Kind::KEY_DELIVERY, delivery.encode())
+    }
+
+    fn commit(
+        &mut self,
+        token: u64,
+        transaction: &Transaction,
+        random: &mut dyn CryptoRng,
+    ) -> Result<(), WriteError> {
+        self.check_writer()?;
+        let epoch = self.state.membership().epoch();
+        let key = self.state.keys.content.get(&epoch).cloned().ok_or(WriteError::NoKey)?;
+        let deletes = transaction.entries.iter().any(|entry| entry.action == Action::Delete);
+        let plaintext = transaction.to_plaintext(1);
+        if plaintext.len() + SEAL_OVERHEAD_BYTES > PAYLOAD_BYTES_MAX {
+            return Err(WriteError::TooLarge);
+        }
+        self.merge_overflow(transaction, epoch, &key, random)?;
+        let sequence = self.write_sealed(epoch, &key, &plaintext, random)?;
+        let past = deletes.then(|| self.state.admission.causality().past(self.state.device.id(), sequence));
+        self.admitted.push(News::Own { token, sequence, past });
+        Ok(())
+    }
+
+    /// Writes empty operations until the next one's dependencies fit.
+    fn merge_overflow(
+        &mut self,
+        transaction: &Transaction,
+        epoch: u32,
+        key: &ContentKey,
+        random: &mut dyn CryptoRng,
+    ) -> Result<(), WriteError> {
+        for _ in 0..MERGING_OPERATIONS_MAX {
+            if !self.news || !self.dependencies().1 {
+                return Ok(());
+            }
+            let Transaction { wall_time_ms, lineage, .. } = *transaction;
+            let empty = Transaction { wall_time_ms, lineage, entries: Vec::new() };
+            self.write_sealed(epoch, key, &empty.to_plaintext(1), random)?;
+            // A merging operation covers what it named; the rest is still news.
+            self.news = true;
+        }
+        Err(WriteError::TooLarge)
+    }
+
+    fn dependencies(&self) -> (Vec<Dependency>, bool) {
+        let admission = &self.state.admission;
+        admission.causality().dependencies(self.state.device.id(), self.state.own_head().0, admission.admitted())
+    }
+
+    fn check_writer(&self) -> Result<(), WriteError> {
+        match self.state.role() {
+            Some(role) if role.writes() => Ok(()),
+            Some(role) => Err(WriteError::ReadOnly { role: role.name() }),
+            None => Err(WriteError::NotAdmitted),
+        }
+    }
+
+    fn write_sealed(
+        &mut self,
+        epoch: u32,
+        key: &ContentKey,
+        plaintext: &[u8],
+        random: &mut dyn CryptoRng,
+    ) -> Result<u64, WriteError> {
+        let length = plaintext.len() + SEAL_OVERHEAD_BYTES;
+        self.write(Kind::DATA, epoch, length, &[], |header| seal(key, header, plaintext, &mut &mut *random))
+    }
+
+    fn write_control(&mut self, kind: Kind, payload: Vec<u8>) -> Result<(), WriteError> {
+        let control = payload.clone();
+        self.write(kind, 0, payload.len(), &control, |_| payload).map(drop)
+    }
+
+    /// Writes the next operation of this device's log into the current step and admits it.
+    fn write(
+        &mut self,
+        kind: Kind,
+        epoch: u32,
+        length: usize,
+        control: &[u8],
+        payload_of: impl FnOnce(&[u8]) -> Vec<u8>,
+    ) -> Result<u64, WriteError> {
+        let dependencies = if self.news { self.dependencies().0 } else { Vec::new() };
+        let (head, previous) = self.state.own_head();
+        let header = Header {
+            kind,
+            space: self.state.keys.space,
+            author: self.state.device.id(),
+            sequence: head + 1,
+            previous,
+            membership: self.state.membership().records(),
+            epoch,
+            dependencies,
+            payload_length: u32::try_from(length).map_err(|_| WriteError::TooLarge)?,
+        };
+        if self.writing.as_ref().is_some_and(|builder| !builder.has_room_for(length + 256)) {
+            self.finish_writing();
+        }
+        let builder = self
+            .writing
+            .get_or_insert_with(|| RunBuilder::new(header.space, header.author, header.sequence, header.previous));
+        let id = builder.push(&header, payload_of).map_err(|_| WriteError::TooLarge)?.id;
+        let Header { membership, dependencies, .. } = header;
+        let operation = OperationSummary { id, kind, membership, epoch, dependencies, control: control.to_vec() };
+        let summary =
+            RunSummary { author: header.author, first: head + 1, previous, operations: vec![operation] };
+        let mut admitted = Vec::new();
+        let held = self.state.hold(&summary, &mut admitted);
+        debug_assert!(held && admitted.len() == 1, "an own operation builds on admitted ones alone");
+        // Nobody else's operation can wait for one that was not sent, so what is admitted is this one.
+        self.news = false;
+        Ok(head + 1)
+    }
+
+    fn finish_writing(&mut self) {
+        if let Some(run) = self.writing.take().and_then(|builder| builder.finish(&self.state.device)) {
+            self.batch.push(run);
+        }
+    }
+
+    fn invite(
+        &mut self,
+        token: u64,
+        role: Role,
+        uses: u32,
+        expires_ms: u64,
+        random: &mut dyn CryptoRng,
+    ) -> Result<(), WriteError> {
+        self.check_writer()?;
+        if self.state.role() != Some(Role::Steward) || role == Role::Steward {
+            return Err(WriteError::NotSteward);
+        }
+        let invitation = DeviceKey::generate(&mut &mut *random);
+        let statement = Statement::Invitation { invitation: invitation.id(), role, uses, expires_ms };
+        let record = self.state.next_record(statement);
+        self.write_control(Kind::MEMBERSHIP, record.encode())?;
+        self.waiting.push_back(Waiting::Invite { token, invitation });
+        Ok(())
+    }
+
+    /// Admits a device; a member already is given its keys again without another operation.
+    fn sponsor(
+        &mut self,
+        token: u64,
+        certificate: Certificate,
+        clock: Clock,
+        random: &mut dyn CryptoRng,
+    ) -> Result<Option<KeyDelivery>, JoinRefusal> {
+        self.check_writer().map_err(|_| JoinRefusal::NotASponsor)?;
+        let membership = self.state.membership();
+        let records = membership.records();
+        let role = membership
+            .check_certificate(&self.state.device.id(), records, &certificate)
+            .map_err(|_| JoinRefusal::BadCertificate)?;
+        let device = certificate.device;
+        if let Some(member) = membership.members().get(&device).filter(|member| member.role <= role) {
+            let delivery = self.state.keys.deliver(device, member, random).ok_or(JoinRefusal::Unavailable)?;
+            return Ok(Some(delivery));
+        }
+        let invitation = membership.invitations()[&certificate.invitation];
+        if invitation.expires_ms < clock.wall_ms {
+            return Err(JoinRefusal::Expired);
+        }
+        if membership.invitation_uses(&certificate.invitation) >= invitation.uses {
+            return Err(JoinRefusal::UsedUp);
+        }
+        if membership.is_full() {
+            return Err(JoinRefusal::Full);
+        }
+        let unavailable = |_| JoinRefusal::Unavailable;
+        self.write_control(Kind::ADMIT, Admit { certificate }.encode()).map_err(unavailable)?;
+        let member = &self.state.membership().members()[&device];
+        let delivery = self.state.keys.deliver(device, member, random).ok_or(JoinRefusal::Unavailable)?;
+        self.write_control(Kind::KEY_DELIVERY, delivery.encode()).map_err(unavailable)?;
+        self.waiting.push_back(Waiting::Join { token, delivery });
+        Ok(None)
+    }
+
+    /// Gives reconciliation an event and takes the runs it brings.
+    fn reconcile(&mut self, event: SyncEvent, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {
+        let mut effects = Vec::new();
+        self.engine.handle(event, clock.now_ms, &self.state, random, &mut effects);
+        let mut more = true;
+        while more {
+            more = false;
+            for effect in std::mem::take(&mut effects) {
+                match effect {
+                    SyncEffect::Ingest { run, .. } => more |= self.ingest(run, out),
+                    other => out.push(Effect::Sync(other)),
+                }
+            }
+            if more {
+                self.engine.handle(SyncEvent::MembershipChanged, clock.now_ms, &self.state, random, &mut effects);
+            }
+        }
+    }
+
+    /// Takes a verified run that follows what is held; tells whether the membership changed by it.
+    fn ingest(&mut self, run: VerifiedRun, out: &mut Vec<Effect>) -> bool {
+        let (records, members) = (self.state.membership().records(), self.state.membership().members().len());
+        let mut admitted = Vec::new();
+        if !self.state.hold(&RunSummary::of(&run), &mut admitted) {
+            return false;
+        }
+        for operation in admitted {
+            if self.state.take_keys(&operation) {
+                out.push(Effect::StoreKeys);
+            }
+            if operation.kind == Kind::DATA && operation.fault.is_none() {
+                self.admitted.push(News::Foreign(operation));
+            }
+        }
+        self.news = true;
+        self.open.keep(&run);
+        self.batch.push(run);
+        let membership = self.state.membership();
+        let changed = (records, members) != (membership.records(), membership.members().len());
+        if changed {
+            out.push(Effect::MembershipChanged);
+        }
+        changed
+    }
+
+    fn durable(&mut self, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {
+        let local = self.state.device.id();
+        let runs = std::mem::take(&mut self.syncing);
+        for run in &runs {
+            self.state.made_durable(run.author(), run.last(), run.last_id());
+        }
+        for news in std::mem::take(&mut self.admitted) {
+            match news {
+                News::Foreign(admitted) => self.open.admit(&admitted),
+                News::Own { token, sequence, past } => self.open.own(token, sequence, past),
+            }
+        }
+        self.open.advance(&self.state, out);
+        while let Some(waiting) = self.waiting.pop_front() {
+            out.push(match waiting {
+                Waiting::Invite { token, invitation } => Effect::Invited { token, outcome: Ok(invitation) },
+                Waiting::Join { token, delivery } => Effect::JoinAnswered { token, outcome: Ok(delivery) },
+            });
+        }
+        for run in runs {
+            if run.author() == local {
+                self.reconcile(SyncEvent::Written { run }, clock, random, out);
+            }
+        }
+        self.reconcile(SyncEvent::Taken, clock, random, out);
+    }
+}

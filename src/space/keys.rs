@@ -1,0 +1,87 @@
+//! What a device keeps of a space beside its log: the local name, the keys, and how far joining has come.
+//!
+//! Stored as one secret file per space, replaced atomically. It is never part of the log and never leaves the device.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use syncline_model::canonical::{self, DecodeError};
+use syncline_model::keys::WrappedSecret;
+use syncline_model::membership::{KeyDelivery, Member};
+use syncline_model::{ContentKey, DeviceId, DeviceKey, ReplicationSecret, Role, SpaceId};
+
+use rand_core::CryptoRng;
+
+/// One device's secrets and settings for one space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceKeys {
+    /// The space.
+    pub space: SpaceId,
+    /// The name it has on this device.
+    pub name: String,
+    /// The steward of the genesis: the only author believed before the genesis is held.
+    pub founder: DeviceId,
+    /// The ticket to join with, as long as nobody has admitted this device.
+    pub ticket: Option<String>,
+    /// Content keys by epoch; a relay has none.
+    pub content: BTreeMap<u32, ContentKey>,
+    /// Replication secrets by epoch.
+    pub replication: BTreeMap<u32, ReplicationSecret>,
+}
+
+impl SpaceKeys {
+    /// The bytes to store.
+    pub fn encode(&self) -> Vec<u8> {
+        canonical::encode(self)
+    }
+
+    /// Parses what [`SpaceKeys::encode`] made.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        canonical::decode(bytes, "space key file")
+    }
+
+    /// The secret of the latest epoch.
+    pub fn replication_secret(&self) -> Option<&ReplicationSecret> {
+        self.replication.last_key_value().map(|(_, secret)| secret)
+    }
+
+    /// The latest epoch whose content key is here, with the key.
+    pub fn content_key(&self) -> Option<(u32, &ContentKey)> {
+        self.content.last_key_value().map(|(epoch, key)| (*epoch, key))
+    }
+
+    /// Wraps the latest epoch's secrets for a member; None when its exchange key is unusable or no secret is here.
+    pub fn deliver(&self, recipient: DeviceId, member: &Member, random: &mut dyn CryptoRng) -> Option<KeyDelivery> {
+        let (epoch, replication) = self.replication.last_key_value()?;
+        let mut wrap = |purpose: &str, secret: &[u8; 32]| {
+            let info = KeyDelivery::info(&self.space, *epoch, &recipient, purpose);
+            WrappedSecret::wrap(&member.exchange, &info, secret, &mut &mut *random)
+        };
+        let content = match self.content.get(epoch) {
+            Some(key) if member.role.reads() => Some(wrap("content", &key.0)?),
+            None if member.role != Role::Relay => return None,
+            _ => None,
+        };
+        Some(KeyDelivery { recipient, epoch: *epoch, content, replication: wrap("replication", &replication.0)? })
+    }
+
+    /// Takes the secrets of a delivery to this device; tells whether any was new.
+    pub fn accept(&mut self, device: &DeviceKey, delivery: &KeyDelivery) -> bool {
+        if delivery.recipient != device.id() {
+            return false;
+        }
+        let unwrap = |purpose: &str, wrapped: &WrappedSecret| {
+            wrapped.unwrap(device, &KeyDelivery::info(&self.space, delivery.epoch, &delivery.recipient, purpose)).ok()
+        };
+        let replication = unwrap("replication", &delivery.replication).map(ReplicationSecret);
+        let content = delivery.content.as_ref().and_then(|wrapped| unwrap("content", wrapped)).map(ContentKey);
+        let before = (self.replication.len(), self.content.len());
+        if let Some(secret) = replication {
+            self.replication.entry(delivery.epoch).or_insert(secret);
+        }
+        if let Some(key) = content {
+            self.content.entry(delivery.epoch).or_insert(key);
+        }
+        before != (self.replication.len(), self.content.len())
+    }
+}

@@ -1,0 +1,540 @@
+//! The pump: one thread that owns one space, feeds its replica and carries out what the replica wants.
+//!
+//! It takes what has queued up, hands it to the replica, settles once (so that everything that queued up shares one
+//! sync), and carries out the outputs. While a sync is under way the next batch gathers: that is the group commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rand::rngs::StdRng;
+use syncline_model::membership::{Certificate, KeyDelivery};
+use syncline_model::{DeviceId, DeviceKey, ReplicationSecret, Role, SpaceId};
+use syncline_storage::StorageError;
+use syncline_sync::{Effect as SyncEffect, Event as SyncEvent, FrameId, Message as SyncMessage, PeerStatus, Replica, Request, RequestId, Token};
+use tokio::sync::{Semaphore, mpsc as async_mpsc, oneshot, watch};
+
+use super::core::{Clock, Event, WriteError};
+use super::join::{JoinAnswer, JoinRefusal};
+use super::keys::SpaceKeys;
+use super::replica::{Input, Output, SpaceReplica};
+use crate::documents::{Answer, ChangeEvent, DocumentError, Input as DeskInput, JobDone, Query, Step, Version};
+use crate::network::{self, GossipId, Network, Protocol, Reply, Topic};
+use crate::node::Notice;
+use crate::node::info::{MemberInfo, SpacePeer};
+
+/// Requests of callers that may be open at once in one space; further callers wait.
+const OPEN_REQUESTS_MAX: usize = 4096;
+/// Messages from the network that may wait for a space; beyond it gossip is dropped and requests are refused.
+const NETWORK_QUEUE_MAX: usize = 4096;
+/// Most messages taken into one step, so that answers are not held up by those that keep coming.
+const STEP_MESSAGES_MAX: usize = 1024;
+
+/// What a watcher receives.
+#[derive(Debug)]
+pub(crate) enum Watched {
+    /// Changes.
+    Events(Vec<ChangeEvent>),
+    /// The stream is over; it can be resumed after the version.
+    Ended(Version, DocumentError),
+}
+
+/// What a space is sent.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A transaction.
+    Transact { token: u64, steps: Vec<Step>, reply: oneshot::Sender<Result<Answer, DocumentError>> },
+    /// A question about documents.
+    Query { token: u64, query: Query, reply: oneshot::Sender<Result<Answer, DocumentError>> },
+    /// A stream of changes is to begin.
+    Watch {
+        token: u64,
+        prefix: String,
+        since: Option<Version>,
+        values: bool,
+        events: async_mpsc::UnboundedSender<Watched>,
+        reply: oneshot::Sender<Result<Answer, DocumentError>>,
+    },
+    /// A watcher has taken events.
+    Taken { token: u64, events: usize },
+    /// A watcher is gone.
+    Unwatch { token: u64 },
+    /// A caller gave up.
+    Cancel { token: u64 },
+    /// A document job is done.
+    Worked(JobDone),
+    /// An invitation is wanted.
+    Invite { role: Role, uses: u32, expires_ms: u64, reply: oneshot::Sender<Result<DeviceKey, WriteError>> },
+    /// A peer wants to be sponsored.
+    Join { certificate: Certificate, reply: Reply },
+    /// This device was admitted.
+    Admitted(KeyDelivery),
+    /// A peer shares the space.
+    PeerShares { peer: DeviceId },
+    /// A peer is gone.
+    PeerGone { peer: DeviceId },
+    /// A peer asks something.
+    Requested { peer: DeviceId, request: Request, reply: Reply },
+    /// A peer answered, or will not.
+    Answered { token: Token, response: Option<Vec<u8>> },
+    /// A gossip frame arrived.
+    Gossip { bytes: Vec<u8>, from: DeviceId, id: GossipId },
+    /// The replica's deadline came.
+    Tick,
+    /// How is it?
+    Figures { reply: oneshot::Sender<Figures> },
+    /// Who is in?
+    Members { reply: oneshot::Sender<Vec<MemberInfo>> },
+    /// End cleanly.
+    Close { reply: oneshot::Sender<()> },
+}
+
+/// What [`Message::Figures`] is answered with.
+#[derive(Debug, Clone)]
+pub(crate) struct Figures {
+    pub(crate) operations: u64,
+    pub(crate) waiting: u64,
+    pub(crate) unreadable: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) members: usize,
+    pub(crate) peers: Vec<SpacePeer>,
+    pub(crate) problems: Vec<String>,
+}
+
+/// What the rest of the node may know of a space without asking it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facts {
+    pub(crate) replication: Option<ReplicationSecret>,
+    pub(crate) invitations: BTreeSet<DeviceId>,
+    pub(crate) role: Option<Role>,
+    pub(crate) strings: Option<syncline_model::Strings>,
+    pub(crate) founder: Option<DeviceId>,
+    /// Why the space stopped.
+    pub(crate) failure: Option<String>,
+}
+
+/// The sending side of a space's queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) space: SpaceId,
+    sender: Sender<Message>,
+    queued: Arc<AtomicUsize>,
+    tokens: Arc<AtomicU64>,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) facts: watch::Receiver<Arc<Facts>>,
+}
+
+impl Link {
+    /// A token that nobody else uses.
+    pub(crate) fn token(&self) -> u64 {
+        self.tokens.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Sends a message of the node itself; false when the space has ended.
+    pub(crate) fn send(&self, message: Message) -> bool {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        self.sender.send(message).is_ok()
+    }
+
+    /// Sends a message that came from the network; drops it when too many wait.
+    pub(crate) fn offer(&self, message: Message) -> bool {
+        self.queued.load(Ordering::Relaxed) < NETWORK_QUEUE_MAX && self.send(message)
+    }
+}
+
+/// Where the pump stores keys.
+pub(crate) trait KeyStore: Send {
+    /// Replaces the space's key file atomically.
+    fn store(&self, keys: &SpaceKeys) -> Result<(), StorageError>;
+}
+
+/// What the pump needs beside the replica.
+pub(crate) struct Surroundings {
+    pub(crate) network: Option<Network>,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) keys: Box<dyn KeyStore>,
+    /// Where to say that the facts changed.
+    pub(crate) notices: async_mpsc::Sender<Notice>,
+    pub(crate) started: Instant,
+    pub(crate) random: StdRng,
+}
+
+/// Starts the thread of a space.
+pub(crate) fn start(replica: SpaceReplica, surroundings: Surroundings) -> Link {
+    let space = replica.core().state().keys().space;
+    let (sender, receiver) = mpsc::channel();
+    let (facts_sender, facts) = watch::channel(Arc::new(Facts::default()));
+    let queued = Arc::new(AtomicUsize::new(0));
+    let link = Link {
+        space,
+        sender: sender.clone(),
+        queued: queued.clone(),
+        tokens: Arc::new(AtomicU64::new(1)),
+        permits: Arc::new(Semaphore::new(OPEN_REQUESTS_MAX)),
+        facts,
+    };
+    let pump = Pump {
+        replica,
+        surroundings,
+        sender,
+        queued,
+        facts: facts_sender,
+        answers: BTreeMap::new(),
+        watchers: BTreeMap::new(),
+        invitations: BTreeMap::new(),
+        joins: BTreeMap::new(),
+        requests: BTreeMap::new(),
+        frames: BTreeMap::new(),
+        numbers: 0,
+    };
+    let name = format!("space {}", space.short());
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(move || pump.run(&receiver))
+        .expect("the system has threads left for a space");
+    link
+}
+
+struct Pump {
+    replica: SpaceReplica,
+    surroundings: Surroundings,
+    /// To itself, for the outcomes of what it started.
+    sender: Sender<Message>,
+    queued: Arc<AtomicUsize>,
+    facts: watch::Sender<Arc<Facts>>,
+    answers: BTreeMap<u64, oneshot::Sender<Result<Answer, DocumentError>>>,
+    watchers: BTreeMap<u64, async_mpsc::UnboundedSender<Watched>>,
+    invitations: BTreeMap<u64, oneshot::Sender<Result<DeviceKey, WriteError>>>,
+    joins: BTreeMap<u64, Reply>,
+    requests: BTreeMap<RequestId, Reply>,
+    frames: BTreeMap<FrameId, GossipId>,
+    /// Numbers for the core's tokens, requests and frames.
+    numbers: u64,
+}
+
+impl Pump {
+    fn run(mut self, receiver: &Receiver<Message>) {
+        let clock = self.clock();
+        self.publish_facts(None);
+        let started = self.replica.start(clock, &mut self.surroundings.random);
+        let outcome = started.and_then(|()| self.step(Vec::new())).and_then(|_| self.serve(receiver));
+        match outcome {
+            Ok(reply) => self.close(reply),
+            Err(error) => {
+                tracing::error!(space = %self.space().short(), %error, "the space stopped");
+                self.publish_facts(Some(error.to_string()));
+            }
+        }
+    }
+
+    /// Serves until it is told to close.
+    fn serve(&mut self, receiver: &Receiver<Message>) -> Result<Option<oneshot::Sender<()>>, StorageError> {
+        loop {
+            let mut messages = vec![self.wait(receiver)];
+            while messages.len() < STEP_MESSAGES_MAX {
+                match receiver.try_recv() {
+                    Ok(message) => messages.push(message),
+                    Err(_) => break,
+                }
+            }
+            self.queued.fetch_sub(messages.len(), Ordering::Relaxed);
+            if let Some(reply) = self.step(messages)? {
+                return Ok(Some(reply));
+            }
+        }
+    }
+
+    /// The next message, or a tick when the replica's deadline comes first.
+    fn wait(&mut self, receiver: &Receiver<Message>) -> Message {
+        let tick = |_| {
+            self.queued.fetch_add(1, Ordering::Relaxed);
+            Message::Tick
+        };
+        // The pump holds a sender itself, so the queue never ends.
+        match self.replica.next_deadline() {
+            None => receiver.recv().unwrap_or_else(|_| tick(RecvTimeoutError::Disconnected)),
+            Some(deadline) => {
+                let pause = Duration::from_millis(deadline.saturating_sub(self.clock().now_ms));
+                receiver.recv_timeout(pause).unwrap_or_else(tick)
+            }
+        }
+    }
+
+    /// Hands messages to the replica, makes durable what they wrote, and carries out what follows.
+    fn step(&mut self, messages: Vec<Message>) -> Result<Option<oneshot::Sender<()>>, StorageError> {
+        let clock = self.clock();
+        let mut closing = None;
+        for message in messages {
+            match message {
+                Message::Close { reply } => closing = Some(reply),
+                other => self.take(other, clock)?,
+            }
+        }
+        self.replica.settle(clock, &mut self.surroundings.random)?;
+        for output in self.replica.take_outputs() {
+            self.carry_out(output)?;
+        }
+        Ok(closing)
+    }
+
+    fn take(&mut self, message: Message, clock: Clock) -> Result<(), StorageError> {
+        let input = match message {
+            Message::Transact { token, steps, reply } => {
+                self.answers.insert(token, reply);
+                Input::Desk(DeskInput::Transact { token, steps })
+            }
+            Message::Query { token, query, reply } => {
+                self.answers.insert(token, reply);
+                Input::Desk(DeskInput::Query { token, query })
+            }
+            Message::Watch { token, prefix, since, values, events, reply } => {
+                self.answers.insert(token, reply);
+                self.watchers.insert(token, events);
+                Input::Desk(DeskInput::Watch { token, prefix, since, values })
+            }
+            Message::Taken { token, events } => Input::Desk(DeskInput::Taken { token, events }),
+            Message::Unwatch { token } => {
+                self.watchers.remove(&token);
+                Input::Desk(DeskInput::Unwatch { token })
+            }
+            Message::Cancel { token } => Input::Desk(DeskInput::Cancel { token }),
+            Message::Worked(done) => Input::Desk(DeskInput::Worked(done)),
+            Message::Invite { role, uses, expires_ms, reply } => {
+                let token = self.number();
+                self.invitations.insert(token, reply);
+                Input::Core(Event::Invite { token, role, uses, expires_ms })
+            }
+            Message::Join { certificate, reply } => {
+                let token = self.number();
+                self.joins.insert(token, reply);
+                Input::Core(Event::Join { token, certificate })
+            }
+            Message::Admitted(delivery) => Input::Core(Event::Admitted(delivery)),
+            Message::PeerShares { peer } => sync(SyncEvent::PeerShares { peer }),
+            Message::PeerGone { peer } => sync(SyncEvent::PeerGone { peer }),
+            Message::Requested { peer, request, reply } => {
+                let id = RequestId(self.number());
+                self.requests.insert(id, reply);
+                sync(SyncEvent::Requested { peer, id, request })
+            }
+            Message::Answered { token, response: Some(bytes) } => sync(SyncEvent::Answered { token, bytes }),
+            Message::Answered { token, response: None } => sync(SyncEvent::Failed { token }),
+            Message::Gossip { bytes, from, id: name } => {
+                let id = FrameId(self.number());
+                self.frames.insert(id, name);
+                sync(SyncEvent::Gossip { bytes, from, id })
+            }
+            Message::Tick => Input::Core(Event::Tick),
+            Message::Figures { reply } => return ignore_gone(reply.send(self.figures())),
+            Message::Members { reply } => return ignore_gone(reply.send(self.members())),
+            Message::Close { .. } => return Ok(()),
+        };
+        self.replica.handle(input, clock, &mut self.surroundings.random)
+    }
+
+    fn carry_out(&mut self, output: Output) -> Result<(), StorageError> {
+        match output {
+            Output::Answer(token, result) => {
+                if result.is_err() {
+                    self.watchers.remove(&token);
+                }
+                if let Some(reply) = self.answers.remove(&token) {
+                    return ignore_gone(reply.send(result));
+                }
+            }
+            Output::Change(token, events) => {
+                if let Some(watcher) = self.watchers.get(&token) {
+                    return ignore_gone(watcher.send(Watched::Events(events)));
+                }
+            }
+            Output::Unwatched(token, version, reason) => {
+                if let Some(watcher) = self.watchers.remove(&token) {
+                    return ignore_gone(watcher.send(Watched::Ended(version, reason)));
+                }
+            }
+            Output::Work(job) => {
+                let (sender, queued) = (self.sender.clone(), self.queued.clone());
+                self.surroundings.runtime.spawn_blocking(move || {
+                    queued.fetch_add(1, Ordering::Relaxed);
+                    sender.send(Message::Worked(job.run()))
+                });
+            }
+            Output::Invited(token, outcome) => {
+                if let Some(reply) = self.invitations.remove(&token) {
+                    return ignore_gone(reply.send(outcome));
+                }
+            }
+            Output::JoinAnswered(token, outcome) => {
+                if let Some(reply) = self.joins.remove(&token) {
+                    let answer = outcome.map_or_else(JoinAnswer::Refused, JoinAnswer::Admitted);
+                    reply.send(answer.encode());
+                }
+            }
+            Output::StoreKeys => {
+                self.surroundings.keys.store(self.replica.core().state().keys())?;
+                self.publish_facts(None);
+            }
+            Output::MembershipChanged => self.publish_facts(None),
+            Output::Reply(id, response) => {
+                if let Some(reply) = self.requests.remove(&id) {
+                    reply.send(response.encode());
+                }
+            }
+            Output::Sync(effect) => self.carry_out_sync(effect),
+        }
+        Ok(())
+    }
+
+    fn carry_out_sync(&mut self, effect: SyncEffect) {
+        let Some(network) = self.surroundings.network.clone() else { return };
+        match effect {
+            SyncEffect::Send { peer, token, request } => self.ask_peer(&network, peer, token, request),
+            SyncEffect::Publish { bytes } => {
+                if let Some(topic) = self.topic() {
+                    network.publish(topic, bytes);
+                }
+            }
+            SyncEffect::Verdict { id, from, verdict } => {
+                if let Some(name) = self.frames.remove(&id) {
+                    network.report(name, from, verdict_for_network(verdict));
+                }
+            }
+            SyncEffect::Misbehaved { peer, reason } => {
+                tracing::warn!(space = %self.space().short(), peer = %peer.short(), ?reason, "a peer misbehaved");
+            }
+            SyncEffect::Equivocation { author, sequence, peer } => {
+                tracing::error!(
+                    space = %self.space().short(), author = %author.short(), sequence, peer = %peer.short(),
+                    "a log has two different operations at one position: its device was cloned, or lies"
+                );
+            }
+            SyncEffect::Synced { peer } => {
+                tracing::debug!(space = %self.space().short(), peer = %peer.short(), "in sync");
+            }
+            // The replica serves, replies and takes runs in by itself.
+            SyncEffect::Serve { .. } | SyncEffect::Reply { .. } | SyncEffect::Ingest { .. } => {}
+        }
+    }
+
+    fn ask_peer(&mut self, network: &Network, peer: DeviceId, token: Token, request: Request) {
+        let state = self.replica.core().state();
+        let Some(secret) = state.keys().replication_secret() else { return };
+        let tag = secret.tag(&state.device_id(), &peer);
+        let bytes = SyncMessage::Space { tag, request }.encode();
+        let answer = network.send_request(peer, Protocol::Sync, bytes);
+        let (sender, queued) = (self.sender.clone(), self.queued.clone());
+        self.surroundings.runtime.spawn(async move {
+            let response = match answer.await {
+                Ok(bytes) => Some(bytes),
+                Err(error) => {
+                    tracing::debug!(peer = %peer.short(), %error, "a request was not answered");
+                    None
+                }
+            };
+            queued.fetch_add(1, Ordering::Relaxed);
+            sender.send(Message::Answered { token, response })
+        });
+    }
+
+    fn close(self, reply: Option<oneshot::Sender<()>>) {
+        let clock = self.clock();
+        let mut surroundings = self.surroundings;
+        if let Err(error) = self.replica.close(clock, &mut surroundings.random) {
+            tracing::error!(%error, "the space did not end cleanly; the next start recovers");
+        }
+        if let Some(reply) = reply {
+            let _gone = reply.send(());
+        }
+    }
+
+    fn clock(&self) -> Clock {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock {
+            now_ms: self.surroundings.started.elapsed().as_millis() as u64,
+            wall_ms: wall.as_millis() as u64,
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn space(&self) -> SpaceId {
+        self.replica.core().state().keys().space
+    }
+
+    fn topic(&self) -> Option<Topic> {
+        self.replica.core().state().keys().replication_secret()?.topic().parse().ok()
+    }
+
+    fn publish_facts(&self, failure: Option<String>) {
+        let state = self.replica.core().state();
+        let membership = state.membership();
+        let facts = Facts {
+            replication: state.keys().replication_secret().cloned(),
+            invitations: membership.invitations().keys().copied().collect(),
+            role: state.role(),
+            strings: membership.genesis().map(|genesis| genesis.strings),
+            founder: membership.genesis().map(|genesis| genesis.steward),
+            failure,
+        };
+        self.facts.send_replace(Arc::new(facts));
+        // The conductor never waits for a space, so a full queue empties.
+        let _ended = self.surroundings.notices.blocking_send(Notice::FactsChanged(self.space()));
+    }
+
+    fn figures(&self) -> Figures {
+        let core = self.replica.core();
+        let admission = core.state().admission();
+        let stats = self.replica.log().stats();
+        let problem = |(author, (sequence, refusal)): (&DeviceId, &(u64, syncline_model::admission::Refusal))| {
+            format!("the log of {} does not count from operation {sequence} on: {refusal}", author.short())
+        };
+        Figures {
+            operations: core.state().vector().operations(),
+            waiting: admission.waiting_operations() as u64,
+            unreadable: core.unreadable(),
+            log_bytes: stats.map(|stats| stats.log_bytes).unwrap_or_default(),
+            members: admission.membership().members().len(),
+            peers: core.engine().status(core.state()).peers.iter().map(space_peer).collect(),
+            problems: admission.refused().iter().map(problem).collect(),
+        }
+    }
+
+    fn members(&self) -> Vec<MemberInfo> {
+        let state = self.replica.core().state();
+        let (local, vector) = (state.device_id(), state.vector());
+        let info = |(device, member): (&DeviceId, &syncline_model::membership::Member)| MemberInfo {
+            device: device.to_string(),
+            role: member.role.name().to_owned(),
+            this_device: *device == local,
+            admitted_by: member.admissions.first().map(|by| by.sponsor.to_string()),
+            operations: vector.sequence(device),
+        };
+        state.membership().members().iter().map(info).collect()
+    }
+}
+
+fn space_peer(peer: &PeerStatus) -> SpacePeer {
+    SpacePeer { device: peer.peer.to_string(), in_sync: peer.synced, behind: peer.missing }
+}
+
+fn sync(event: SyncEvent) -> Input {
+    Input::Core(Event::Sync(event))
+}
+
+/// An asker that went away does not concern the space.
+fn ignore_gone<T, E>(_sent: Result<T, E>) -> Result<(), StorageError> {
+    Ok(())
+}
+
+fn verdict_for_network(verdict: syncline_sync::Verdict) -> network::Verdict {
+    match verdict {
+        syncline_sync::Verdict::Accept => network::Verdict::Accept,
+        syncline_sync::Verdict::Ignore => network::Verdict::Ignore,
+        syncline_sync::Verdict::Reject => network::Verdict::Reject,
+    }
+}

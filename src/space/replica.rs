@@ -1,0 +1,289 @@
+//! One replica of a space: core, documents and log under one owner, without threads, clocks or a network.
+//!
+//! The pump drives it in a node, the simulator in tests. A step is: [`SpaceReplica::handle`] any number of inputs, then
+//! [`SpaceReplica::settle`] once, which makes durable what they wrote; only then are outputs to be carried out.
+
+use std::sync::Arc;
+
+use rand_core::CryptoRng;
+use syncline_model::limits::PAYLOAD_BYTES_MAX;
+use syncline_model::membership::KeyDelivery;
+use syncline_model::{ContentKey, DeviceId, DeviceKey, Run, Strings};
+use syncline_storage::{AuthorRange, LogReader, SpaceLog, StorageError};
+use syncline_sync::{Effect as SyncEffect, Event as SyncEvent, Range, RequestId, Response, Serving};
+
+use super::core::{Clock, Effect, Event, SpaceCore, WriteError};
+use super::join::JoinRefusal;
+use super::opening::Keyring;
+use crate::documents::{
+    Answer, ChangeEvent, Desk, DeskConfig, DocumentError, Input as DeskInput, Job, LARGE_DOCUMENT_BYTES, LogOperations,
+    Output as DeskOutput, StringMode, Version,
+};
+
+/// Bytes of runs that one read for opening asks of the log.
+const READ_BYTES_MAX: usize = 4 << 20;
+
+/// What a replica is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Something for the core.
+    Core(Event),
+    /// Something for the documents.
+    Desk(DeskInput),
+}
+
+/// What a replica wants carried out, after it has settled.
+#[derive(Debug)]
+pub enum Output {
+    /// The answer to a request about documents.
+    Answer(u64, Result<Answer, DocumentError>),
+    /// Something became visible to a watcher.
+    Change(u64, Vec<ChangeEvent>),
+    /// A stream of changes ended.
+    Unwatched(u64, Version, DocumentError),
+    /// A job for a worker thread.
+    Work(Job),
+    /// An invitation is durable, or cannot be made.
+    Invited(u64, Result<DeviceKey, WriteError>),
+    /// The answer to a device that asked for sponsorship.
+    JoinAnswered(u64, Result<KeyDelivery, JoinRefusal>),
+    /// The space's keys are to be stored.
+    StoreKeys,
+    /// Roles, invitations or epochs changed.
+    MembershipChanged,
+    /// An answer to a peer.
+    Reply(RequestId, Response),
+    /// Anything else of reconciliation: requests, gossip, verdicts, blame.
+    Sync(SyncEffect),
+}
+
+/// One replica of a space.
+#[derive(Debug)]
+pub struct SpaceReplica {
+    core: SpaceCore,
+    desk: Desk,
+    log: SpaceLog,
+    reader: LogReader,
+    keyring: Keyring,
+    outputs: Vec<Output>,
+}
+
+impl SpaceReplica {
+    /// Ties a core to its log and documents, after replaying what the log holds.
+    pub fn open(
+        mut core: SpaceCore,
+        log: SpaceLog,
+        local_key: &ContentKey,
+        cache_bytes: usize,
+        clock: Clock,
+        random: &mut dyn CryptoRng,
+    ) -> Result<Self, StorageError> {
+        let reader = log.reader();
+        let keyring = Keyring::default();
+        let opener = {
+            let keyring = keyring.clone();
+            Arc::new(move |run: &Run, sequence| keyring.open(run, sequence))
+        };
+        let config = DeskConfig {
+            space: core.state().keys().space,
+            device: core.state().device_id(),
+            strings: StringMode::default(),
+            seal_key: local_key.clone(),
+            cache_bytes,
+            large_document_bytes: LARGE_DOCUMENT_BYTES,
+        };
+        let operations = Arc::new(LogOperations::new(reader.clone(), opener));
+        let mut desk = Desk::open(config, log.index().clone(), operations, random)?;
+        let applied = |author: &DeviceId| desk.applied(author);
+        log.replay(None, &mut |_, summary| core.replay(&summary, &applied))?;
+        desk.set_strings(string_mode(&core));
+        keyring.renew(core.state());
+        Ok(Self { core, desk, log, reader, keyring, outputs: Vec::new() })
+    }
+
+    /// Opens what the documents have not seen yet; once, before the first input.
+    pub fn start(&mut self, clock: Clock, random: &mut dyn CryptoRng) -> Result<(), StorageError> {
+        let mut effects = Vec::new();
+        self.core.start(&mut effects);
+        self.carry_out(effects, clock, random)
+    }
+
+    /// The core, for its state.
+    pub fn core(&self) -> &SpaceCore {
+        &self.core
+    }
+
+    /// Founds the space; what it writes is durable after [`SpaceReplica::settle`].
+    pub fn found(
+        &mut self,
+        genesis: syncline_model::membership::Genesis,
+        random: &mut dyn CryptoRng,
+    ) -> Result<(), WriteError> {
+        self.core.found(genesis, random)?;
+        self.keyring.renew(self.core.state());
+        self.desk.set_strings(string_mode(&self.core));
+        Ok(())
+    }
+
+    /// The log's figures.
+    pub fn log(&self) -> &SpaceLog {
+        &self.log
+    }
+
+    /// When the next [`Event::Tick`] is due.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.core.next_deadline()
+    }
+
+    /// Handles one input.
+    pub fn handle(&mut self, input: Input, clock: Clock, random: &mut dyn CryptoRng) -> Result<(), StorageError> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Core(event) => self.core.handle(event, clock, random, &mut effects),
+            Input::Desk(input) => self.ask_desk(input, clock, random, &mut effects),
+        }
+        self.carry_out(effects, clock, random)
+    }
+
+    /// Makes durable what the inputs since the last call wrote, and follows up until nothing is left to write.
+    ///
+    /// After an error the replica is of no use any more: what it shows may not be on the disk.
+    pub fn settle(&mut self, clock: Clock, random: &mut dyn CryptoRng) -> Result<(), StorageError> {
+        loop {
+            let batch = self.core.take_batch();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.log.append(&batch)?;
+            self.log.sync()?;
+            self.handle(Input::Core(Event::Durable), clock, random)?;
+        }
+    }
+
+    /// What is to be carried out.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Ends it: everything open is answered, and what helps the next start is kept.
+    pub fn close(mut self, clock: Clock, random: &mut dyn CryptoRng) -> Result<Vec<Output>, StorageError> {
+        self.handle(Input::Desk(DeskInput::Close), clock, random)?;
+        self.log.close()?;
+        Ok(self.outputs)
+    }
+
+    /// Carries out what stays inside the replica and queues the rest.
+    fn carry_out(
+        &mut self,
+        mut effects: Vec<Effect>,
+        clock: Clock,
+        random: &mut dyn CryptoRng,
+    ) -> Result<(), StorageError> {
+        while !effects.is_empty() {
+            let mut next = Vec::new();
+            for effect in effects {
+                self.carry_out_one(effect, clock, random, &mut next)?;
+            }
+            effects = next;
+        }
+        Ok(())
+    }
+
+    fn carry_out_one(
+        &mut self,
+        effect: Effect,
+        clock: Clock,
+        random: &mut dyn CryptoRng,
+        next: &mut Vec<Effect>,
+    ) -> Result<(), StorageError> {
+        match effect {
+            Effect::Apply(opened) => self.ask_desk(DeskInput::Apply(opened), clock, random, next),
+            Effect::Committed { token, sequence, past } => {
+                let author = self.core.state().device_id();
+                self.ask_desk(DeskInput::Committed { token, author, sequence, past }, clock, random, next);
+            }
+            Effect::Aborted { token, reason } => {
+                let reason = document_error(reason);
+                self.ask_desk(DeskInput::Aborted { token, reason }, clock, random, next);
+            }
+            Effect::Read { author, after, through } => {
+                let runs = self.reader.read(&author, after, through, READ_BYTES_MAX)?;
+                self.core.handle(Event::Read(runs), clock, random, next);
+            }
+            Effect::Invited { token, outcome } => self.outputs.push(Output::Invited(token, outcome)),
+            Effect::JoinAnswered { token, outcome } => self.outputs.push(Output::JoinAnswered(token, outcome)),
+            Effect::StoreKeys => {
+                self.keyring.renew(self.core.state());
+                self.outputs.push(Output::StoreKeys);
+            }
+            Effect::MembershipChanged => {
+                self.desk.set_strings(string_mode(&self.core));
+                self.outputs.push(Output::MembershipChanged);
+            }
+            Effect::Sync(SyncEffect::Serve { peer, id, serving }) => {
+                let stored = self.stored_runs(&serving)?;
+                let response = serving.page(stored);
+                let bytes = response.encode().len();
+                self.outputs.push(Output::Reply(id, response));
+                self.core.handle(Event::Sync(SyncEvent::Served { peer, bytes }), clock, random, next);
+            }
+            Effect::Sync(SyncEffect::Reply { id, response, .. }) => self.outputs.push(Output::Reply(id, response)),
+            Effect::Sync(other) => self.outputs.push(Output::Sync(other)),
+        }
+        Ok(())
+    }
+
+    /// The stored runs that a page may need, in order of arrival.
+    fn stored_runs(&self, serving: &Serving) -> Result<Vec<Run>, StorageError> {
+        let wanted = |range: &Range| AuthorRange { author: range.author, after: range.after, through: range.through };
+        let ranges: Vec<AuthorRange> = serving.ranges.iter().map(wanted).collect();
+        let (mut runs, mut bytes, mut after) = (Vec::new(), 0, None);
+        while bytes < serving.bytes_max() {
+            let page = self.reader.read_many(&ranges, after, serving.bytes_max() - bytes)?;
+            bytes += page.runs.iter().map(|stored| stored.run.bytes().len()).sum::<usize>();
+            runs.extend(page.runs.into_iter().map(|stored| stored.run));
+            if page.complete {
+                break;
+            }
+            after = Some(page.reached);
+        }
+        Ok(runs)
+    }
+
+    /// Gives the desk an input; its commits go to the core at once.
+    fn ask_desk(&mut self, input: DeskInput, clock: Clock, random: &mut dyn CryptoRng, effects: &mut Vec<Effect>) {
+        let mut outputs = Vec::new();
+        self.desk.handle(input, clock.wall_ms, random, &mut outputs);
+        for output in outputs {
+            match output {
+                DeskOutput::Commit { token, transaction } => {
+                    self.core.handle(Event::Commit { token, transaction }, clock, random, effects);
+                }
+                DeskOutput::Answer { token, result } => self.outputs.push(Output::Answer(token, result)),
+                DeskOutput::Change { token, events } => self.outputs.push(Output::Change(token, events)),
+                DeskOutput::Unwatched { token, resume, reason } => {
+                    self.outputs.push(Output::Unwatched(token, resume, reason));
+                }
+                DeskOutput::Work(job) => self.outputs.push(Output::Work(job)),
+                DeskOutput::Applied { .. } => {}
+            }
+        }
+    }
+}
+
+/// What a caller of a transaction is told when the core does not write it.
+fn document_error(reason: WriteError) -> DocumentError {
+    match reason {
+        WriteError::ReadOnly { role } => DocumentError::NotWritable { role },
+        WriteError::TooLarge => DocumentError::TooLarge { what: "bytes", limit: PAYLOAD_BYTES_MAX },
+        other => DocumentError::Storage { reason: other.to_string() },
+    }
+}
+
+/// How the space stores strings; a joiner learns it with the genesis.
+fn string_mode(core: &SpaceCore) -> StringMode {
+    match core.state().membership().genesis().map(|genesis| genesis.strings) {
+        Some(Strings::Text) => StringMode::Text,
+        Some(Strings::Scalar) | None => StringMode::Scalar,
+    }
+}

@@ -1,0 +1,113 @@
+//! One space's log: segment files that are the truth, and their entries in the index.
+//!
+//! ```text
+//! append ─ one write ─▶ segment ─ sync: one fdatasync ─▶ one index batch ─▶ readers see it, callers acknowledge
+//! ```
+//!
+//! Every record names the offset up to which its segment was known to be durable when it was written, and the index
+//! names its watermark. After an unclean end these two say what surely is on the disk; what stands behind it is
+//! copied to a new segment before anybody sees it ([`recovery`]).
+
+mod indexing;
+mod reader;
+mod record;
+mod recovery;
+mod segment;
+mod verify;
+mod writer;
+
+use std::sync::{Arc, Mutex};
+
+use syncline_model::SpaceId;
+
+pub use self::reader::{ArrivalPage, AuthorRange, LogReader, LogStats, StoredRun};
+use self::record::RecordCodec;
+pub(crate) use self::segment::create_first_segment;
+use self::segment::segment_path;
+pub use self::verify::{Findings, VerifyReport};
+pub(crate) use self::writer::IndexUse;
+pub use self::writer::SpaceLog;
+use crate::disk::{Disk, DiskFile};
+use crate::error::StorageError;
+use crate::index::{IndexError, SpaceIndex};
+use crate::store::condemn_index;
+
+/// A new segment begins once one has grown to this size.
+pub(crate) const SEGMENT_BYTES: u32 = 64 << 20;
+/// Most bytes one append takes, so that an offset in a segment always fits 32 bits.
+pub(crate) const APPEND_BYTES_MAX: u64 = 64 << 20;
+/// Bytes appended since the last sync, after which an append syncs by itself: bounds what a recovery copies.
+pub(crate) const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
+/// Runs appended since the last sync, after which an append syncs by itself: bounds what is held for the index.
+pub(crate) const UNSYNCED_RUNS_MAX: usize = 1 << 16;
+/// Bytes of the disk that stay free: room for the index, for recovery, and for a person to act.
+pub(crate) const RESERVE_BYTES: u64 = 64 << 20;
+/// Segments that one space keeps open for reading.
+const OPEN_SEGMENTS_MAX: usize = 16;
+
+/// Which log it is: drawn when a space is created here, so that a cursor into another log is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Incarnation(pub [u8; 16]);
+
+/// When segments end and when the disk counts as full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppendLimits {
+    /// A new segment begins once one has grown to this many bytes.
+    pub segment_bytes: u32,
+    /// Appends are refused when fewer bytes would stay free.
+    pub reserve_bytes: u64,
+}
+
+impl Default for AppendLimits {
+    fn default() -> Self {
+        Self { segment_bytes: SEGMENT_BYTES, reserve_bytes: RESERVE_BYTES }
+    }
+}
+
+/// What the writer and the readers of one log share.
+#[derive(Debug)]
+pub(crate) struct LogParts {
+    pub(crate) space: SpaceId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) directory: String,
+    pub(crate) index: SpaceIndex,
+    codec: RecordCodec,
+    /// The most recently used last.
+    open: Mutex<Vec<(u32, Arc<dyn DiskFile>)>>,
+}
+
+impl LogParts {
+    fn new(
+        space: SpaceId,
+        incarnation: Incarnation,
+        disk: Arc<dyn Disk>,
+        directory: String,
+        index: SpaceIndex,
+    ) -> Self {
+        Self { space, incarnation, disk, directory, index, codec: RecordCodec::new(space), open: Mutex::default() }
+    }
+
+    /// The file of a segment, kept open for the next read.
+    fn segment_file(&self, number: u32) -> Result<Arc<dyn DiskFile>, StorageError> {
+        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(index) = open.iter().position(|(other, _)| *other == number) {
+            let entry = open.remove(index);
+            open.push(entry);
+        } else {
+            let path = segment_path(&self.directory, number);
+            let file = self.disk.open(&path).map_err(StorageError::io("open", path))?;
+            if open.len() == OPEN_SEGMENTS_MAX {
+                open.remove(0);
+            }
+            open.push((number, file));
+        }
+        Ok(open[open.len() - 1].1.clone())
+    }
+
+    /// Takes note that the index failed, so that the next start makes a new one.
+    fn index_failed(&self, error: IndexError) -> StorageError {
+        condemn_index(&*self.disk);
+        StorageError::Index(error)
+    }
+}

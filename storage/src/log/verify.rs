@@ -1,0 +1,158 @@
+//! Checking a whole log: every record, run, chain and signature, and the index against them.
+
+use std::collections::BTreeMap;
+
+use syncline_model::{DeviceId, OperationId, Run, RunSummary};
+
+use super::reader::LogReader;
+use super::record::{Found, Walk};
+use super::recovery::survey;
+use super::segment::SEGMENT_HEADER_BYTES;
+use crate::error::StorageError;
+use crate::index::IndexError;
+use crate::layout::{Area, Watermark, author_suffix, encode_arrival, encode_author_value, position_suffix};
+use crate::position::Position;
+use crate::progress::{Activity, Progress};
+
+/// Positions of each kind of finding that a report lists; the counts go on.
+const LISTED_MAX: usize = 100;
+
+/// Places of one kind of finding.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// How many there are.
+    pub count: u64,
+    /// The first of them.
+    pub first_positions: Vec<Position>,
+}
+
+impl Findings {
+    fn add(&mut self, position: Position) {
+        self.count += 1;
+        if self.first_positions.len() < LISTED_MAX {
+            self.first_positions.push(position);
+        }
+    }
+}
+
+/// What a check of the whole log found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Runs that were read.
+    pub runs: u64,
+    /// Operations in them.
+    pub operations: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Bytes that are no readable record or run.
+    pub damaged: Findings,
+    /// Runs whose signature does not hold.
+    pub unsigned: Findings,
+    /// Runs that do not continue their author's log as far as it arrived before: gaps, repetitions, branches.
+    pub unchained: Findings,
+    /// Runs that the index misses or describes wrongly.
+    pub misindexed: Findings,
+    /// Entries of the index for which there is no run.
+    pub index_surplus: u64,
+}
+
+impl VerifyReport {
+    /// Whether every stored byte is what it should be. A broken chain alone is no damage: branches are stored too.
+    pub fn is_sound(&self) -> bool {
+        let findings = [&self.damaged, &self.unsigned, &self.misindexed];
+        findings.iter().all(|findings| findings.count == 0) && self.index_surplus == 0
+    }
+}
+
+impl LogReader {
+    /// Checks everything that is synced. Runs beside the writer; reads the whole log.
+    pub fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport, StorageError> {
+        let parts = &*self.parts;
+        let failed = |error: IndexError| parts.index_failed(error);
+        let end = parts.index.value(Area::WATERMARK, &[]).map_err(failed)?;
+        let end = end.map_or(Ok(Watermark::START), |bytes| Watermark::decode(&bytes)).map_err(failed)?.end;
+        let mut segments = survey(&*parts.disk, &parts.directory, parts.space)?.segments;
+        segments.retain(|segment| segment.number <= end.segment());
+        for segment in segments.iter_mut().filter(|segment| segment.number == end.segment()) {
+            segment.end = end.offset();
+        }
+        let total = segments.iter().map(|segment| u64::from(segment.end)).sum();
+        let (mut check, mut done) =
+            (Check { reader: self, report: VerifyReport::default(), heads: BTreeMap::new(), indexed: 0 }, 0);
+        for segment in &segments {
+            if !segment.header_intact {
+                check.report.damaged.add(Position::new(segment.number, 0));
+            }
+            let file = parts.segment_file(segment.number)?;
+            let mut walk = Walk::new(&*file, parts.codec, segment.number, SEGMENT_HEADER_BYTES, segment.end);
+            while let Some(found) = walk.step().map_err(StorageError::io("read", segment.path(parts)))? {
+                check.found(segment.number, &found).map_err(failed)?;
+                let (activity, space) = (Activity::Verifying, Some(parts.space));
+                progress(Progress { activity, space, done: done + u64::from(walk.offset()), total });
+            }
+            done += u64::from(segment.end);
+        }
+        check.count_surplus(end)?;
+        Ok(check.report)
+    }
+}
+
+struct Check<'a> {
+    reader: &'a LogReader,
+    report: VerifyReport,
+    heads: BTreeMap<DeviceId, (u64, OperationId)>,
+    /// Runs that have an arrival entry, be it right or wrong.
+    indexed: u64,
+}
+
+impl Check<'_> {
+    fn found(&mut self, segment: u32, found: &Found<'_>) -> Result<(), IndexError> {
+        match *found {
+            Found::Damage { from, .. } => self.report.damaged.add(Position::new(segment, from)),
+            Found::Record { offset, body, .. } => {
+                let position = Position::new(segment, offset);
+                match Run::decode(self.reader.parts.space, body) {
+                    Ok(run) => self.run(position, run)?,
+                    Err(_) => self.report.damaged.add(position),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, position: Position, run: Run) -> Result<(), IndexError> {
+        let report = &mut self.report;
+        report.runs += 1;
+        report.operations += run.operations().len() as u64;
+        report.bytes += run.bytes().len() as u64;
+        let head = self.heads.get(&run.author()).copied().unwrap_or((0, OperationId::ZERO));
+        if (head.0 + 1, head.1) != (run.first(), run.previous()) {
+            report.unchained.add(position);
+        }
+        if run.last() > head.0 {
+            self.heads.insert(run.author(), (run.last(), run.last_id()));
+        }
+        let (index, length) = (&self.reader.parts.index, run.bytes().len() as u32);
+        let arrival = index.value(Area::ARRIVAL, &position_suffix(position))?;
+        let author = index.value(Area::AUTHOR, &author_suffix(&run.author(), run.last(), position))?;
+        self.indexed += u64::from(arrival.is_some());
+        let expected = encode_arrival(length, &RunSummary::of(&run));
+        if arrival != Some(expected) || author != Some(encode_author_value(run.first(), length)) {
+            report.misindexed.add(position);
+        }
+        if run.verify().is_err() {
+            report.unsigned.add(position);
+        }
+        Ok(())
+    }
+
+    fn count_surplus(&mut self, end: Position) -> Result<(), StorageError> {
+        let mut entries = 0u64;
+        self.reader.scan_arrivals(None, &mut |position, _| {
+            entries += u64::from(position < end);
+            Ok(std::ops::ControlFlow::Continue(()))
+        })?;
+        self.report.index_surplus = entries.saturating_sub(self.indexed);
+        Ok(())
+    }
+}

@@ -1,0 +1,316 @@
+//! The one writer of a space's log.
+
+use std::sync::Arc;
+
+use syncline_model::{Run, RunSummary, SpaceId, VerifiedRun};
+
+use super::indexing::{Indexer, complete_index};
+use super::reader::{LogReader, LogStats};
+use super::record::{RECORD_HEADER_BYTES, RecordHeader};
+use super::recovery::{Segment, next_number, settle_last_segment, survey};
+use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, create_segment, segment_path};
+use super::{APPEND_BYTES_MAX, AppendLimits, Incarnation, LogParts, UNSYNCED_BYTES_MAX, UNSYNCED_RUNS_MAX};
+use crate::disk::{Disk, DiskFile};
+use crate::error::StorageError;
+use crate::index::{IndexError, SpaceIndex};
+use crate::layout::{Area, Watermark, decode_arrival, decode_position, encode_arrival};
+use crate::position::Position;
+use crate::progress::Progress;
+use crate::store::OpenSpace;
+
+/// A space's log, owned by the one thread that appends to it.
+///
+/// Nothing that was appended is shown or may be acknowledged before [`SpaceLog::sync`] returned Ok. After a failure
+/// that leaves in doubt what is durable, the log is poisoned: every later append and sync refuses.
+#[derive(Debug)]
+pub struct SpaceLog {
+    parts: Arc<LogParts>,
+    limits: AppendLimits,
+    segment: CurrentSegment,
+    segments: u64,
+    /// Bytes of the segments before the current one.
+    earlier_bytes: u64,
+    unsynced: Vec<Unsynced>,
+    unsynced_bytes: u64,
+    indexer: Indexer,
+    poison: Option<String>,
+    _open: OpenSpace,
+}
+
+#[derive(Debug)]
+struct CurrentSegment {
+    number: u32,
+    file: Arc<dyn DiskFile>,
+    length: u32,
+    synced: u32,
+}
+
+/// A run that was appended and is not in the index yet.
+#[derive(Debug)]
+struct Unsynced {
+    position: Position,
+    end: Position,
+    length: u32,
+    summary: RunSummary,
+}
+
+impl SpaceLog {
+    /// Recovers the log in `directory` and completes its index.
+    ///
+    /// `index_of` gives the space's part of the index, a new one when the one it has cannot be used.
+    pub(crate) fn open(
+        disk: &Arc<dyn Disk>,
+        directory: String,
+        limits: AppendLimits,
+        open: OpenSpace,
+        index_of: &dyn Fn(SpaceId, Incarnation, IndexUse) -> Result<SpaceIndex, StorageError>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, StorageError> {
+        let space = open.space();
+        let survey = survey(&**disk, &directory, space)?;
+        let (mut segments, incarnation) = (survey.segments, survey.incarnation);
+        let index = index_of(space, incarnation, IndexUse::Existing)?;
+        let mut parts = LogParts::new(space, incarnation, disk.clone(), directory, index);
+        let mut watermark = read_watermark(&parts.index).map_err(|error| parts.index_failed(error))?;
+        if !fits(&parts, &segments, &watermark)? {
+            tracing::warn!(space = %space.short(), "the index was made for another log and is made anew");
+            parts.index = index_of(space, incarnation, IndexUse::Anew)?;
+            watermark = Watermark::START;
+        }
+        let file = settle_last_segment(&parts, &mut segments, watermark.end, progress)?;
+        let watermark = complete_index(&parts, &segments, watermark, progress)?;
+        let last = *segments.last().expect("recovery leaves a segment to append to");
+        let earlier_bytes = segments[..segments.len() - 1].iter().map(|segment| u64::from(segment.end)).sum();
+        Ok(Self {
+            limits,
+            segment: CurrentSegment { number: last.number, file, length: last.end, synced: last.end },
+            segments: segments.len() as u64,
+            earlier_bytes,
+            unsynced: Vec::new(),
+            unsynced_bytes: 0,
+            indexer: Indexer::new(parts.index.clone(), watermark),
+            poison: None,
+            parts: Arc::new(parts),
+            _open: open,
+        })
+    }
+
+    /// The space.
+    pub fn space(&self) -> SpaceId {
+        self.parts.space
+    }
+
+    /// Which log it is; positions of another incarnation mean nothing here.
+    pub fn incarnation(&self) -> Incarnation {
+        self.parts.incarnation
+    }
+
+    /// What any thread can read the synced part of the log with.
+    pub fn reader(&self) -> LogReader {
+        LogReader::new(self.parts.clone())
+    }
+
+    /// The space's part of the index, for what others derive and keep beside the log's own entries.
+    ///
+    /// When the index is made anew all of it is gone, theirs included.
+    pub fn index(&self) -> &SpaceIndex {
+        &self.parts.index
+    }
+
+    /// Visits every run after `after` in order of arrival, from the index alone.
+    pub fn replay(
+        &self,
+        after: Option<Position>,
+        visit: &mut dyn FnMut(Position, RunSummary),
+    ) -> Result<(), StorageError> {
+        self.reader().replay(after, visit)
+    }
+
+    /// Writes runs to the log in one write and returns where they stand. They are neither durable nor shown yet.
+    ///
+    /// # Errors
+    /// After [`StorageError::Full`], [`StorageError::TooLarge`], [`StorageError::WrongSpace`] and
+    /// [`StorageError::Io`] the log is as it was before, and can be appended to again.
+    pub fn append(&mut self, runs: &[VerifiedRun]) -> Result<Vec<Position>, StorageError> {
+        self.refuse_if_poisoned()?;
+        if let Some(run) = runs.iter().find(|run| run.space() != self.parts.space) {
+            return Err(StorageError::WrongSpace { what: "a run", found: run.space(), expected: self.parts.space });
+        }
+        let size = runs.iter().map(|run| u64::from(RECORD_HEADER_BYTES) + run.bytes().len() as u64).sum();
+        if size > APPEND_BYTES_MAX {
+            return Err(StorageError::TooLarge { what: "an append", size, limit: APPEND_BYTES_MAX });
+        }
+        self.make_room(size, runs.len())?;
+        let (number, synced) = (self.segment.number, self.segment.synced);
+        let (mut buffer, mut positions) = (Vec::with_capacity(size as usize), Vec::with_capacity(runs.len()));
+        for run in runs {
+            let offset = self.segment.length + buffer.len() as u32;
+            positions.push(Position::new(number, offset));
+            self.parts.codec.write(&mut buffer, number, offset, synced, run.bytes());
+        }
+        if let Err(error) = self.segment.file.write_at(u64::from(self.segment.length), &buffer) {
+            return Err(self.undo_write(error));
+        }
+        self.segment.length += buffer.len() as u32;
+        self.unsynced_bytes += size;
+        self.unsynced.extend(runs.iter().zip(&positions).map(|(run, position)| {
+            let length = run.bytes().len() as u32;
+            let end = Position::new(number, position.offset() + RECORD_HEADER_BYTES + length);
+            Unsynced { position: *position, end, length, summary: RunSummary::of(run) }
+        }));
+        Ok(positions)
+    }
+
+    /// Makes everything appended durable with one `fdatasync`, then shows it: only now may it be acknowledged.
+    ///
+    /// # Errors
+    /// After any the log is poisoned. What was appended may or may not be there after a restart.
+    pub fn sync(&mut self) -> Result<(), StorageError> {
+        self.refuse_if_poisoned()?;
+        self.sync_segment()?;
+        let Some(end) = self.unsynced.last().map(|last| last.end) else { return Ok(()) };
+        let unsynced = std::mem::take(&mut self.unsynced);
+        self.unsynced_bytes = 0;
+        let index = |indexer: &mut Indexer| -> Result<(), IndexError> {
+            for run in &unsynced {
+                indexer.add(run.position, run.end, run.length, &run.summary)?;
+            }
+            indexer.commit(end)
+        };
+        index(&mut self.indexer).map_err(|error| {
+            self.poison = Some(error.to_string());
+            self.parts.index_failed(error)
+        })
+    }
+
+    /// What the log holds.
+    pub fn stats(&self) -> Result<LogStats, StorageError> {
+        let log_bytes = self.earlier_bytes + u64::from(self.segment.length);
+        self.reader().stats(self.indexer.watermark(), self.segments, log_bytes)
+    }
+
+    /// Syncs and writes out the index, so that the next opening has nothing to do.
+    pub fn close(mut self) -> Result<(), StorageError> {
+        self.sync()?;
+        self.parts.index.flush().map_err(|error| self.parts.index_failed(error))
+    }
+
+    fn refuse_if_poisoned(&self) -> Result<(), StorageError> {
+        match &self.poison {
+            Some(reason) => Err(StorageError::Poisoned { space: self.parts.space, reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn make_room(&mut self, size: u64, runs: usize) -> Result<(), StorageError> {
+        let (reserve, path) = (self.limits.reserve_bytes, &self.parts.directory);
+        let available = self.parts.disk.available_bytes().map_err(StorageError::io("measure", path))?;
+        if available.saturating_sub(size) < reserve {
+            return Err(StorageError::Full { available, reserve });
+        }
+        if self.unsynced_bytes + size > UNSYNCED_BYTES_MAX || self.unsynced.len() + runs > UNSYNCED_RUNS_MAX {
+            self.sync()?;
+        }
+        let grown = u64::from(self.segment.length) + size;
+        if grown > u64::from(self.limits.segment_bytes) && self.segment.length > SEGMENT_HEADER_BYTES {
+            self.begin_segment()?;
+        }
+        Ok(())
+    }
+
+    fn sync_segment(&mut self) -> Result<(), StorageError> {
+        if self.segment.synced == self.segment.length {
+            return Ok(());
+        }
+        if let Err(error) = self.segment.file.sync() {
+            // Never again: the system may have dropped the pages it failed to write, and would report success.
+            let path = segment_path(&self.parts.directory, self.segment.number);
+            self.poison = Some(format!("the disk did not confirm a write to {path}: {error}"));
+            return Err(StorageError::Io { action: "sync", path, source: error });
+        }
+        self.segment.synced = self.segment.length;
+        Ok(())
+    }
+
+    /// Ends the current segment, durable to its end, and begins the next.
+    fn begin_segment(&mut self) -> Result<(), StorageError> {
+        self.sync_segment()?;
+        let number = next_number(self.segment.number, &self.parts.directory)?;
+        let header = SegmentHeader {
+            number,
+            space: self.parts.space,
+            incarnation: self.parts.incarnation,
+            previous_end: self.segment.length,
+            durable: SEGMENT_HEADER_BYTES,
+        };
+        let created = create_segment(&*self.parts.disk, &self.parts.directory, &header, &mut |_| Ok(()));
+        let file = created.map_err(|failure| {
+            if failure.named {
+                self.poison = Some(failure.error.to_string());
+            }
+            failure.error
+        })?;
+        self.earlier_bytes += u64::from(self.segment.length);
+        self.segments += 1;
+        self.segment = CurrentSegment { number, file, length: SEGMENT_HEADER_BYTES, synced: SEGMENT_HEADER_BYTES };
+        Ok(())
+    }
+
+    /// Takes back a write that failed. The cut is synced, lest a record that was written whole comes back after a
+    /// power loss behind others that took its place.
+    fn undo_write(&mut self, error: std::io::Error) -> StorageError {
+        let path = segment_path(&self.parts.directory, self.segment.number);
+        let length = u64::from(self.segment.length);
+        if let Err(undo) = self.segment.file.truncate(length).and_then(|()| self.segment.file.sync()) {
+            self.poison = Some(format!("a failed write to {path} could not be taken back: {undo}"));
+        } else {
+            self.segment.synced = self.segment.length;
+        }
+        StorageError::io("write", path)(error)
+    }
+}
+
+/// Whether the index that is there will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IndexUse {
+    /// Use it if it was made for this incarnation.
+    Existing,
+    /// Drop it and begin an empty one.
+    Anew,
+}
+
+fn read_watermark(index: &SpaceIndex) -> Result<Watermark, IndexError> {
+    index.value(Area::WATERMARK, &[])?.map_or(Ok(Watermark::START), |bytes| Watermark::decode(&bytes))
+}
+
+/// Whether the index can have been made for these segments: it ends inside of them, and the last run that it names
+/// is not contradicted by the record that stands there.
+fn fits(parts: &LogParts, segments: &[Segment], watermark: &Watermark) -> Result<bool, StorageError> {
+    let end = watermark.end;
+    if end == Position::START {
+        return Ok(true);
+    }
+    let Some(segment) = segments.iter().find(|segment| segment.number == end.segment()) else { return Ok(false) };
+    if !(SEGMENT_HEADER_BYTES..=segment.end).contains(&end.offset()) {
+        return Ok(false);
+    }
+    let last = parts.index.last(Area::ARRIVAL, &[], None).map_err(|error| parts.index_failed(error))?;
+    let Some((suffix, value)) = last else { return Ok(true) };
+    let read = || Ok((decode_position(&suffix)?, decode_arrival(&value)?));
+    let (position, arrival) = read().map_err(|error: IndexError| parts.index_failed(error))?;
+    let known = segments.iter().any(|segment| segment.number == position.segment());
+    if position >= end || !known {
+        return Ok(false);
+    }
+    let mut record = vec![0; RECORD_HEADER_BYTES as usize + arrival.length as usize];
+    let path = segment_path(&parts.directory, position.segment());
+    let file = parts.segment_file(position.segment())?;
+    file.read_at(u64::from(position.offset()), &mut record).map_err(StorageError::io("read", path))?;
+    // Damage contradicts nothing; another run, or one of another length, does.
+    let (segment, offset) = (position.segment(), position.offset());
+    let same_length = |header: RecordHeader| header.length == arrival.length;
+    let body = parts.codec.body(segment, offset, &record).map(|body| Run::decode(parts.space, body));
+    let same_run = |run: Run| encode_arrival(arrival.length, &RunSummary::of(&run)) == value;
+    Ok(parts.codec.header(segment, offset, &record).is_none_or(same_length)
+        && body.and_then(Result::ok).is_none_or(same_run))
+}

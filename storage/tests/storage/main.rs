@@ -1,0 +1,9 @@
+//! What the log and the data directory promise, on real files and on a disk that fails.
+
+mod append;
+mod crash;
+mod damage;
+mod directory;
+mod measure;
+mod reading;
+mod workload;

@@ -1,0 +1,165 @@
+//! Handing verified runs over in the order of their logs.
+//!
+//! A run is handed over when it continues what is taken of its author's log and the author is known to have one. What
+//! overlaps is cut at its front. A run that continues another operation than the one held is proof of a fork: the
+//! author signed both.
+
+use syncline_model::{DeviceId, Run, VerifiedRun};
+
+use crate::engine::{Context, Engine, Unwritten};
+use crate::event::{Effect, Path};
+use crate::limits::ANNOUNCE_DELAY_MS;
+use crate::pending::{Held, memory};
+
+/// What became of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Handed over.
+    Ingested,
+    /// Kept until what it waits for arrives, if there is room.
+    Waiting,
+    /// Already held.
+    Duplicate,
+    /// Of no use: it forks, or the space does not take its author's runs.
+    Dropped,
+}
+
+impl Engine {
+    /// Takes note of what the owner did with the runs of the last call, and of what is durable by now.
+    pub(crate) fn settle(&mut self, cx: &Context<'_>) {
+        for (author, (sequence, _)) in std::mem::take(&mut self.heads) {
+            if cx.replica.taken(&author).0 < sequence {
+                self.refused.insert(author);
+            }
+        }
+        let vector = cx.replica.vector();
+        let mut settled = 0;
+        self.unwritten.retain(|run| {
+            let waits = vector.sequence(&run.author) < run.last && cx.replica.taken(&run.author).0 >= run.last;
+            settled += if waits { 0 } else { run.bytes };
+            waits
+        });
+        self.unwritten_bytes -= settled;
+    }
+
+    /// Hands a run over, or keeps it until that is possible.
+    pub(crate) fn receive(&mut self, cx: &mut Context<'_>, run: VerifiedRun, peer: DeviceId, path: Path) -> Fate {
+        let author = run.author();
+        if self.refused.contains(&author) {
+            return Fate::Dropped;
+        }
+        if !cx.replica.may_write(&author) {
+            self.counters.pending_dropped += self.strangers.insert(Held { run, peer, path });
+            return Fate::Waiting;
+        }
+        if run.first() > self.head(cx.replica, &author).0 + 1 {
+            self.counters.pending_dropped += self.gaps.insert(Held { run, peer, path });
+            return Fate::Waiting;
+        }
+        let fate = self.hand_over(cx, run, peer, path);
+        if fate == Fate::Ingested {
+            self.drain(cx, &author);
+        }
+        fate
+    }
+
+    /// Tries all waiting runs again, of authors that may write now and of those that waited for operations.
+    pub(crate) fn membership_changed(&mut self, cx: &mut Context<'_>) {
+        self.refused.clear();
+        for author in self.strangers.authors() {
+            if cx.replica.may_write(&author) {
+                for Held { run, peer, path } in self.strangers.take_author(&author) {
+                    self.receive(cx, run, peer, path);
+                }
+            }
+        }
+        self.drain_gaps(cx);
+        for (id, peer) in &mut self.peers {
+            let served = cx.replica.serves(id);
+            if served && !peer.served {
+                // It could not be told what is held here.
+                peer.summary_at_ms = cx.now_ms;
+                peer.synced = false;
+            }
+            peer.served = served;
+        }
+    }
+
+    /// Tries the runs again that wait for operations before them.
+    pub(crate) fn drain_gaps(&mut self, cx: &mut Context<'_>) {
+        for author in self.gaps.authors() {
+            self.drain(cx, &author);
+        }
+    }
+
+    fn drain(&mut self, cx: &mut Context<'_>, author: &DeviceId) {
+        while let Some(Held { run, peer, path }) = self.gaps.take_next(author, self.head(cx.replica, author).0) {
+            self.hand_over(cx, run, peer, path);
+        }
+    }
+
+    /// Hands a run over that begins at or before what follows the author's head.
+    fn hand_over(&mut self, cx: &mut Context<'_>, run: VerifiedRun, peer: DeviceId, path: Path) -> Fate {
+        let author = run.author();
+        let (sequence, id) = self.head(cx.replica, &author);
+        if !continues(cx, &run, sequence, id) {
+            let sequence = first_difference(cx, &run, sequence);
+            self.forked(cx, author, sequence, peer);
+            return Fate::Dropped;
+        }
+        let overlap = (sequence + 1 - run.first()).min(run.operations().len() as u64);
+        self.counters.operations_duplicate += overlap;
+        if run.last() <= sequence {
+            return Fate::Duplicate;
+        }
+        let run = if overlap == 0 {
+            run
+        } else {
+            self.counters.signatures_checked += 1;
+            let rest = run.encode_after(sequence).and_then(|bytes| Run::decode(run.space(), bytes).ok());
+            match rest.and_then(|rest| rest.verify().ok()) {
+                Some(rest) => rest,
+                None => return Fate::Dropped,
+            }
+        };
+        self.emit(cx, run, peer, path);
+        Fate::Ingested
+    }
+
+    fn emit(&mut self, cx: &mut Context<'_>, run: VerifiedRun, peer: DeviceId, path: Path) {
+        let (author, last, bytes) = (run.author(), run.last(), memory(&run));
+        self.heads.insert(author, (last, run.last_id()));
+        self.unwritten.push_back(Unwritten { author, last, bytes });
+        self.unwritten_bytes += bytes;
+        self.counters.runs_ingested += 1;
+        self.counters.operations_ingested += run.operations().len() as u64;
+        // Others than the sender may lack what was pulled; gossip forwards by itself.
+        if path == Path::Page && self.peers.len() > 1 {
+            if self.announcing.is_empty() {
+                self.announce_at_ms = cx.now_ms + ANNOUNCE_DELAY_MS;
+            }
+            self.announcing.insert(author, last);
+        }
+        cx.effects.push(Effect::Ingest { run, peer, path });
+    }
+}
+
+/// Whether the run and the held log have the same operation where they meet.
+fn continues(cx: &Context<'_>, run: &Run, head: u64, head_id: syncline_model::OperationId) -> bool {
+    if run.first() == head + 1 {
+        return run.previous() == head_id;
+    }
+    if let Some(operation) = run.operation(head) {
+        return operation.id == head_id;
+    }
+    cx.replica.prefix_at(&run.author(), run.last()).is_none_or(|held| held == run.last_id().prefix())
+}
+
+/// The first position at which the run is known to differ from what is held.
+fn first_difference(cx: &Context<'_>, run: &Run, head: u64) -> u64 {
+    let differs = |sequence: &u64| {
+        let ours = cx.replica.prefix_at(&run.author(), *sequence);
+        ours.zip(run.operation(*sequence)).is_some_and(|(ours, theirs)| ours != theirs.id.prefix())
+    };
+    (run.first()..=run.last().min(head)).find(differs).unwrap_or(head)
+}

@@ -1,0 +1,132 @@
+//! What people asked for and what they were told: what must be true at the end follows from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use syncline::documents::ConflictPage;
+use syncline_model::{IdPrefix, Ticket, VersionVector};
+
+/// What became of something that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Not answered yet.
+    Open,
+    /// Acknowledged: it must never be lost.
+    Acknowledged,
+    /// Answered by an error: it must never be seen.
+    Refused,
+    /// Its device stopped before it answered: it may have been written or not, as a whole.
+    Unanswered,
+}
+
+/// A transaction that somebody asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Tried {
+    pub(crate) device: usize,
+    pub(crate) fate: Fate,
+    /// Documents that nobody else writes, with the values that they get.
+    pub(crate) puts: Vec<(String, Value)>,
+    /// Documents that nobody else writes and that it deletes.
+    pub(crate) deletes: Vec<String>,
+    /// A counter and what is added to it.
+    pub(crate) adds: Option<(String, u64)>,
+    /// What may be refused, and how.
+    pub(crate) refusal: Refusal,
+    /// Its position in its device's log.
+    pub(crate) sequence: Option<u64>,
+}
+
+/// Whether a transaction may be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Never: its device may write, and it fits.
+    Never,
+    /// It may not fit what others did to the document.
+    Misfit,
+    /// Its device is not admitted yet, as far as it knows.
+    Stranger,
+    /// Always: its device may not write.
+    Always,
+}
+
+/// A question that somebody asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    pub(crate) device: usize,
+    pub(crate) about: About,
+}
+
+/// What a question is about.
+#[derive(Debug, Clone)]
+pub(crate) enum About {
+    /// One document, which its device must show if it is known to have shown or written it.
+    Document { key: String, must_exist: bool },
+    /// Documents that come in pairs.
+    Pairs,
+    /// Anything else.
+    Anything,
+    /// All documents, at the end.
+    Everything,
+    /// The state of one document, at the end.
+    Heads { key: String },
+    /// All conflicts, at the end.
+    Conflicts,
+}
+
+/// What one device shows at the end.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Shown {
+    pub(crate) documents: BTreeMap<String, Value>,
+    pub(crate) heads: BTreeMap<String, Option<Vec<syncline::documents::ChangeHash>>>,
+    pub(crate) conflicts: Option<ConflictPage>,
+}
+
+/// All that was asked and told.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) tried: BTreeMap<u64, Tried>,
+    pub(crate) questions: BTreeMap<u64, Question>,
+    /// The transaction that puts a document that nobody else writes.
+    pub(crate) puts: BTreeMap<String, u64>,
+    /// Documents of their own that were seen, and where.
+    pub(crate) seen: BTreeMap<String, BTreeSet<usize>>,
+    /// Documents whose deletion somebody asked for.
+    pub(crate) condemned: BTreeSet<String>,
+    /// Counters, with the founder's operation that made each.
+    pub(crate) counters: BTreeMap<String, Option<u64>>,
+    /// The ids of the operations that each device made durable in its own log.
+    pub(crate) logs: BTreeMap<usize, Vec<IdPrefix>>,
+    /// What each device said to be durable when it last settled.
+    pub(crate) durable: BTreeMap<usize, VersionVector>,
+    pub(crate) shown: BTreeMap<usize, Shown>,
+    /// For whom an invitation is made.
+    pub(crate) invitations: BTreeMap<u64, Vec<usize>>,
+    pub(crate) tickets: BTreeMap<usize, Ticket>,
+    pub(crate) streams: BTreeMap<u64, usize>,
+}
+
+impl Ledger {
+    /// How many transactions and questions wait for their answer.
+    pub(crate) fn open_questions(&self) -> usize {
+        let open = self.tried.values().filter(|tried| tried.fate == Fate::Open).count();
+        open + self.questions.len()
+    }
+
+    /// A device stopped: what it had not answered remains unanswered.
+    pub(crate) fn stopped(&mut self, device: usize) {
+        for tried in self.tried.values_mut().filter(|tried| tried.device == device) {
+            if tried.fate == Fate::Open {
+                tried.fate = Fate::Unanswered;
+            }
+        }
+        self.questions.retain(|_, question| question.device != device);
+        self.streams.retain(|_, other| *other != device);
+    }
+
+    /// What a document that only one transaction writes must look like, if that is such a document.
+    pub(crate) fn expected(&self, key: &str) -> Option<(&Tried, &Value)> {
+        let tried = self.tried.get(self.puts.get(key)?)?;
+        let (_, value) = tried.puts.iter().find(|(other, _)| other == key)?;
+        Some((tried, value))
+    }
+}
