@@ -6,6 +6,7 @@ use syncline::{Node, Role, Strings};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     let directory = tempfile::tempdir()?;
     let device = |name: &str| {
         Node::builder().data(directory.path().join(name)).create(true).listen("/ip4/127.0.0.1/tcp/0").mdns(false)

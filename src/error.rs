@@ -184,6 +184,7 @@ impl Error {
 fn storage_kind(error: &StorageError) -> ErrorKind {
     match error {
         StorageError::InUse { .. } => ErrorKind::Locked,
+        StorageError::Missing { .. } => ErrorKind::NotFound,
         StorageError::Full { .. } => ErrorKind::Unavailable,
         _ => ErrorKind::Internal,
     }

@@ -4,6 +4,7 @@
 //! signed by its author and sealed before it leaves the device; peers find each other and reconcile over libp2p. Start
 //! with [`Node::builder`].
 
+pub mod api;
 pub mod documents;
 mod error;
 pub mod network;

@@ -504,7 +504,6 @@ async fn a_node_without_network_cannot_connect() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_writers_at_once_are_all_served() {
     let api = Api::with_space().await;
-    let start = Instant::now();
     let writers = (0..64).map(|writer| {
         let api = &api;
         async move {
@@ -514,7 +513,6 @@ async fn many_writers_at_once_are_all_served() {
         }
     });
     futures::future::join_all(writers).await;
-    println!("640 writes by 64 writers took {:?}", start.elapsed());
     let status = api.get("/v1/spaces/notes").await.json();
     assert_eq!(status["documents"], 640);
     api.stop().await;

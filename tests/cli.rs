@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn command(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_syncline"));
-    command.env_clear().env("HOME", data).env("SYNCLINE_DATA", data);
+    command.env_clear().env("HOME", data).env("SYNCLINE_DATA", data).env("SYNCLINE_LOG", "error");
     command
 }
 
@@ -211,7 +211,7 @@ fn wrong_input_is_explained() {
     run(data, &["space", "members", "absent"]).failed(3, "absent");
     run(data, &["connect", "/ip4/127.0.0.1/tcp/1"]).failed(6, "syncline serve");
     let version = run(data, &["put", "notes", "a", r#"{"n":0}"#]).ok().to_owned();
-    let later = format!("{}999", version);
+    let later = format!("{version}999");
     let ended = run(data, &["get", "notes", "a", "--wait-for", &later, "--timeout", "100ms"]);
     assert!(ended.code == 7 || ended.code == 5, "{ended:?}");
 }

@@ -411,6 +411,7 @@ pub struct Membership {
     members: BTreeMap<DeviceId, Member>,
     invitations: BTreeMap<DeviceId, Invitation>,
     epochs: BTreeMap<u32, Epoch>,
+    changes: u64,
 }
 
 impl Membership {
@@ -424,7 +425,13 @@ impl Membership {
             members: BTreeMap::new(),
             invitations: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            changes: 0,
         }
+    }
+
+    /// How often it has changed: tells whether something is new without comparing.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The first record, once it is known.
@@ -513,6 +520,7 @@ impl Membership {
             }
             _ => {}
         }
+        self.changes += 1;
         self.records = record.sequence;
         self.last_record = record.hash();
         Ok(())
@@ -568,6 +576,7 @@ impl Membership {
             exchange: certificate.exchange,
             admissions: Vec::new(),
         });
+        self.changes += 1;
         member.role = member.role.min(role);
         // Devices sign one exchange key; of one that signed two, every replica takes the same.
         if member.role != Role::Steward {

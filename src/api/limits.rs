@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Longest request body, in bytes: the plaintext of the largest transaction.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// Longest request line and headers together, in bytes; a percent-encoded key of the greatest length fits.
-pub const HEAD_BYTES_MAX: usize = 16 << 10;
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Most connections open at once; more wait until one closes.
 pub const CONNECTIONS_MAX: usize = 1024;
 /// How long a client may take to send the head of a request.

@@ -19,7 +19,8 @@ mod spaces;
 mod status;
 mod watch;
 
-use std::path::PathBuf;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -92,12 +93,13 @@ fn start_log(global: &Global, configured: Option<&str>, default: &str) -> Result
     let filter = global.log.as_deref().or(configured).or(environment.as_deref()).unwrap_or(default);
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| Failure::new(Exit::Usage, format!("`{filter}` is not a log filter: {error}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     Ok(())
 }
 
 /// Runs a command that works with and without a running node.
-async fn with_access(command: Command, data: &std::path::Path, output: &mut Output) -> Result<(), Failure> {
+async fn with_access(command: Command, data: &Path, output: &mut Output) -> Result<(), Failure> {
     let create =
         matches!(command, Command::Init | Command::Space(SpaceCommand::Create { .. } | SpaceCommand::Join { .. }));
     let access = Access::to(data, create).await?;
@@ -106,12 +108,7 @@ async fn with_access(command: Command, data: &std::path::Path, output: &mut Outp
     result
 }
 
-async fn dispatch(
-    access: &Access,
-    command: Command,
-    data: &std::path::Path,
-    output: &mut Output,
-) -> Result<(), Failure> {
+async fn dispatch(access: &Access, command: Command, data: &Path, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Init => status::init(access, data, output).await,
         Command::Serve(_) => Err(Failure::new(Exit::Usage, "serve does not run through another node")),

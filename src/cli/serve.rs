@@ -94,7 +94,7 @@ async fn run(
     let result = match announced {
         Err(failure) => Err(failure),
         Ok(()) => tokio::select! {
-            ended = ended => ended.map_err(no_signals),
+            ended = ended => ended.map_err(|error| no_signals(&error)),
             reason = node.failed() => {
                 let failure = Failure::new(Exit::Failed, format!("the node has failed: {reason}"));
                 Err(failure.hint("start it again: what was acknowledged is on the disk, and is recovered"))
@@ -106,7 +106,7 @@ async fn run(
     result
 }
 
-fn no_signals(error: std::io::Error) -> Failure {
+fn no_signals(error: &std::io::Error) -> Failure {
     Failure::new(Exit::Failed, format!("cannot wait for signals: {error}"))
 }
 

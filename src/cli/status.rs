@@ -124,9 +124,9 @@ pub(super) async fn verify(access: &Access, space: Option<&str>, output: &mut Ou
     for space in spaces {
         let report: VerifyReport = access.call(Method::POST, &Target::new(["spaces", &space, "verify"])).await?;
         if output.json {
-            output.json(&report)?
+            output.json(&report)?;
         } else {
-            show_report(&report, output)?
+            show_report(&report, output)?;
         }
         output.flush()?;
         if !report.sound {

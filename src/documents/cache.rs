@@ -89,7 +89,7 @@ impl Cache {
         self.slots.get_mut(key)
     }
 
-    /// The slot of a document, made if need be. Ends with [`Cache::rest`].
+    /// The slot of a document, made if need be. Whoever changes it ends with [`Cache::rest`].
     pub(super) fn slot(&mut self, key: &DocumentKey) -> &mut Slot {
         if !self.slots.contains_key(key) {
             self.slots.insert(key.clone(), Slot::default());
@@ -160,6 +160,7 @@ impl Cache {
             return None;
         }
         let (_, key) = self.idle.pop_first()?;
+        debug_assert!(self.slots.get(&key).is_some_and(Slot::is_evictable), "what is in use is not idle");
         let loaded = self.take(&key);
         self.slots.remove(&key);
         loaded.map(|loaded| (key, loaded))

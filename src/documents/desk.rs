@@ -326,6 +326,7 @@ impl Desk {
             let queue = &mut self.cache.slot(key).queue;
             queue.push_back(id);
             first &= queue.len() == 1;
+            self.cache.rest(key);
         }
         let lineage = (self.lineage.number, self.lineage.current);
         let task = Task { keys, purpose, work: Some(work), attempts: 0, running: false, position: 0, lineage };
@@ -343,6 +344,7 @@ impl Desk {
         let running = self.cache.slot(&key).queue.front().copied();
         let running = running.filter(|front| self.tasks.get(front).is_none_or(|task| task.running));
         self.cache.slot(&key).queue.insert(usize::from(running.is_some()), id);
+        self.cache.rest(&key);
         let lineage = (self.lineage.number, self.lineage.current);
         let (keys, work) = (vec![key], Some(Work::Touch));
         let task = Task { keys, purpose: Purpose::Settle, work, attempts: 0, running: false, position: 0, lineage };
@@ -382,6 +384,9 @@ impl Desk {
             self.gated.push(id);
             return Ok(());
         }
+        for (key, entry) in task.keys.iter().zip(&entries) {
+            self.drop_stale(key, entry);
+        }
         let may_start = match &task.purpose {
             Purpose::Transact(_) => self.prepare_transaction(&mut task, &entries, turn),
             Purpose::Read(_) => self.prepare_read(&mut task, &entries[0], turn)?,
@@ -411,17 +416,21 @@ impl Desk {
         self.finish(job.run(), turn)
     }
 
+    /// Drops what is in memory of a document if it cannot be built upon.
+    fn drop_stale(&mut self, key: &DocumentKey, entry: &CatalogEntry) {
+        let stale = |loaded: &Loaded| loaded.generation != entry.generation || loaded.complete > entry.total();
+        let is_stale = self.cache.get(key).is_some_and(|slot| match &slot.place {
+            Place::Here(loaded) => slot.reset.is_none() && stale(loaded),
+            Place::Absent | Place::Out => false,
+        });
+        if is_stale {
+            self.lineage.stale |= self.cache.discard(key);
+        }
+    }
+
     /// Takes a document and says how to bring it up to date.
     fn assign(&mut self, key: &DocumentKey, entry: CatalogEntry, turn: &mut Turn<'_>) -> Result<Assignment, IndexError> {
-        let stale = |loaded: &Loaded| loaded.generation != entry.generation || loaded.complete > entry.total();
         let is_reset = self.cache.slot(key).reset.is_some();
-        if let Place::Here(loaded) = &self.cache.slot(key).place
-            && !is_reset
-            && stale(loaded)
-        {
-            self.lineage.stale |= self.cache.discard(key);
-            self.cache.slot(key);
-        }
         let irreplaceable = !self.cache.slot(key).pending.is_empty();
         let select = self.cache.slot(key).select;
         let mut known_blocked = self.catalog.blocked_in(key)?;

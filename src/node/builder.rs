@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::network::{Network, NetworkConfig};
 
 /// Bytes of loaded documents that a node keeps in memory unless it is told otherwise.
-pub const DOCUMENT_CACHE_BYTES: usize = 64 << 20;
+const DOCUMENT_CACHE_BYTES: usize = 64 << 20;
 
 /// Settings of a node.
 #[derive(Debug, Clone)]

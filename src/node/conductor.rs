@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use syncline_model::membership::{Certificate, Genesis, KeyDelivery, invitation_tag};
+use syncline_model::membership::{Certificate, Genesis, invitation_tag};
 use syncline_model::{ContentKey, DeviceId, DeviceKey, SpaceId, Strings, Ticket};
 use syncline_storage::{Incarnation, Store};
 use syncline_sync::{HelloAnswer, Message as SyncMessage, PeerTags};
@@ -22,8 +22,8 @@ use super::parse_address;
 use crate::error::Error;
 use crate::network::{Network, NetworkEvent, NetworkEvents, Protocol, Reply, Topic};
 use crate::space::join::{JoinAnswer, JoinRefusal, JoinRequest};
-use crate::space::pump::{self, Facts, Link, Message, Surroundings};
-use crate::space::{Clock, SpaceCore, SpaceKeys, SpaceReplica};
+use crate::space::pump::{self, Link, Message, Surroundings};
+use crate::space::{SpaceCore, SpaceKeys, SpaceReplica};
 
 /// Commands that may wait.
 const COMMAND_QUEUE: usize = 64;
@@ -562,8 +562,7 @@ impl Workshop {
     ) -> Result<Link, Error> {
         let space = core.state().keys().space;
         let log = self.store.open_space(space, &mut report)?;
-        let clock = Clock { now_ms: self.started.elapsed().as_millis() as u64, wall_ms: files::wall_ms() };
-        let replica = SpaceReplica::open(core, log, &self.local_key, self.cache_bytes, clock, &mut random)?;
+        let replica = SpaceReplica::open(core, log, &self.local_key, self.cache_bytes, &mut random)?;
         let surroundings = Surroundings {
             network: self.network.clone(),
             runtime: self.runtime.clone(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use syncline_model::{Role, Strings};
 
 /// The state of a node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeStatus {
     /// The device id.
     pub device: String,
@@ -26,7 +26,7 @@ pub struct NodeStatus {
 }
 
 /// Bytes on the wire.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TrafficInfo {
     /// Bytes received.
     pub received: u64,
@@ -35,7 +35,7 @@ pub struct TrafficInfo {
 }
 
 /// How far a space is with its membership on this device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Standing {
     /// A ticket is held; nobody has admitted this device yet.
@@ -47,7 +47,7 @@ pub enum Standing {
 }
 
 /// The state of one space on this device.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SpaceStatus {
     /// The space id.
     pub id: String,
@@ -82,7 +82,7 @@ pub struct SpaceStatus {
 }
 
 /// A connected peer that shares a space.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SpacePeer {
     /// Its device id.
     pub device: String,
@@ -93,7 +93,7 @@ pub struct SpacePeer {
 }
 
 /// A member of a space.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MemberInfo {
     /// The device id.
     pub device: String,

@@ -13,13 +13,14 @@ use std::time::Instant;
 
 use prometheus_client::registry::Registry;
 use syncline_model::{DeviceId, DeviceKey, SpaceId, Strings, Ticket};
+use syncline_storage::VerifyReport;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use builder::NodeBuilder;
 
 pub(crate) use self::conductor::Notice;
 use self::conductor::{Command, SpaceEntry};
-use self::info::{CreatedSpace, NodeStatus, SpacePeer, SpaceStatus, Standing, TrafficInfo, strings_name};
+use self::info::{CreatedSpace, NodeStatus, SpaceStatus, Standing, TrafficInfo, strings_name};
 use crate::error::Error;
 use crate::network::{Multiaddr, Network, PeerInfo};
 use crate::space::Space;
@@ -159,6 +160,12 @@ impl Node {
         // Writing to a string cannot fail.
         let _written = prometheus_client::encoding::text::encode(&mut text, &registry);
         text
+    }
+
+    /// Checks everything that is stored of a space: records, chains, signatures, the index. Reads the whole log.
+    pub async fn verify(&self, space: &Space) -> Result<VerifyReport, Error> {
+        let reader = space.log_reader().await?;
+        builder::blocking(move || Ok(reader.verify(&mut builder::report)?)).await
     }
 
     /// Waits until something on this device failed for good, and tells what. The node should end then.

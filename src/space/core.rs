@@ -185,6 +185,8 @@ pub struct SpaceCore {
     waiting: VecDeque<Waiting>,
     /// Whether other authors' operations were admitted since this device last wrote.
     news: bool,
+    /// The membership's count of changes that others were told of.
+    told_changes: u64,
 }
 
 impl SpaceCore {
@@ -200,6 +202,7 @@ impl SpaceCore {
             admitted: Vec::new(),
             waiting: VecDeque::new(),
             news: true,
+            told_changes: 0,
         }
     }
 
@@ -242,6 +245,16 @@ impl SpaceCore {
 
     /// Handles one event.
     pub fn handle(&mut self, event: Event, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {
+        self.dispatch(event, clock, random, out);
+        // Whoever may write or be served may be another one now, by an own operation or by one that arrived.
+        while self.told_changes != self.state.membership().changes() {
+            self.told_changes = self.state.membership().changes();
+            out.push(Effect::MembershipChanged);
+            self.reconcile(SyncEvent::MembershipChanged, clock, random, out);
+        }
+    }
+
+    fn dispatch(&mut self, event: Event, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {
         match event {
             Event::Commit { token, transaction } => {
                 if let Err(reason) = self.commit(token, &transaction, random) {
@@ -349,15 +362,12 @@ impl SpaceCore {
             let Transaction { wall_time_ms, lineage, .. } = *transaction;
             let empty = Transaction { wall_time_ms, lineage, entries: Vec::new() };
             self.write_sealed(epoch, key, &empty.to_plaintext(1), random)?;
-            // A merging operation covers what it named; the rest is still news.
-            self.news = true;
         }
         Err(WriteError::TooLarge)
     }
 
     fn dependencies(&self) -> (Vec<Dependency>, bool) {
-        let admission = &self.state.admission;
-        admission.causality().dependencies(self.state.device.id(), self.state.own_head().0, admission.admitted())
+        self.state.admission.dependencies(self.state.device.id())
     }
 
     fn check_writer(&self) -> Result<(), WriteError> {
@@ -393,7 +403,7 @@ impl SpaceCore {
         control: &[u8],
         payload_of: impl FnOnce(&[u8]) -> Vec<u8>,
     ) -> Result<u64, WriteError> {
-        let dependencies = if self.news { self.dependencies().0 } else { Vec::new() };
+        let (dependencies, overflow) = if self.news { self.dependencies() } else { (Vec::new(), false) };
         let (head, previous) = self.state.own_head();
         let header = Header {
             kind,
@@ -420,8 +430,9 @@ impl SpaceCore {
         let mut admitted = Vec::new();
         let held = self.state.hold(&summary, &mut admitted);
         debug_assert!(held && admitted.len() == 1, "an own operation builds on admitted ones alone");
-        // Nobody else's operation can wait for one that was not sent, so what is admitted is this one.
-        self.news = false;
+        // Nobody else's operation can wait for one that was not sent, so what is admitted is this one. Dependencies
+        // that did not fit are still news.
+        self.news = overflow;
         Ok(head + 1)
     }
 
@@ -493,27 +504,19 @@ impl SpaceCore {
     fn reconcile(&mut self, event: SyncEvent, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {
         let mut effects = Vec::new();
         self.engine.handle(event, clock.now_ms, &self.state, random, &mut effects);
-        let mut more = true;
-        while more {
-            more = false;
-            for effect in std::mem::take(&mut effects) {
-                match effect {
-                    SyncEffect::Ingest { run, .. } => more |= self.ingest(run, out),
-                    other => out.push(Effect::Sync(other)),
-                }
-            }
-            if more {
-                self.engine.handle(SyncEvent::MembershipChanged, clock.now_ms, &self.state, random, &mut effects);
+        for effect in effects {
+            match effect {
+                SyncEffect::Ingest { run, .. } => self.ingest(run, out),
+                other => out.push(Effect::Sync(other)),
             }
         }
     }
 
-    /// Takes a verified run that follows what is held; tells whether the membership changed by it.
-    fn ingest(&mut self, run: VerifiedRun, out: &mut Vec<Effect>) -> bool {
-        let (records, members) = (self.state.membership().records(), self.state.membership().members().len());
+    /// Takes a verified run that follows what is held.
+    fn ingest(&mut self, run: VerifiedRun, out: &mut Vec<Effect>) {
         let mut admitted = Vec::new();
         if !self.state.hold(&RunSummary::of(&run), &mut admitted) {
-            return false;
+            return;
         }
         for operation in admitted {
             if self.state.take_keys(&operation) {
@@ -526,12 +529,6 @@ impl SpaceCore {
         self.news = true;
         self.open.keep(&run);
         self.batch.push(run);
-        let membership = self.state.membership();
-        let changed = (records, members) != (membership.records(), membership.members().len());
-        if changed {
-            out.push(Effect::MembershipChanged);
-        }
-        changed
     }
 
     fn durable(&mut self, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {

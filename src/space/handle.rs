@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures::Stream;
 use serde_json::Value;
 use syncline_model::{DocumentKey, Role, SpaceId, Ticket};
+use syncline_storage::LogReader;
 use tokio::sync::{mpsc, oneshot};
 
 use super::core::WriteError;
@@ -232,6 +233,10 @@ impl Space {
 
     pub(crate) async fn figures(&self) -> Result<Figures, Error> {
         self.tell(|reply| Message::Figures { reply }).await
+    }
+
+    pub(crate) async fn log_reader(&self) -> Result<LogReader, Error> {
+        self.tell(|reply| Message::Reader { reply }).await
     }
 
     async fn query(&self, query: Query, timeout: Option<Duration>) -> Result<Answer, Error> {

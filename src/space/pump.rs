@@ -12,12 +12,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rand::rngs::StdRng;
 use syncline_model::membership::{Certificate, KeyDelivery};
 use syncline_model::{DeviceId, DeviceKey, ReplicationSecret, Role, SpaceId};
-use syncline_storage::StorageError;
+use syncline_storage::{LogReader, StorageError};
 use syncline_sync::{Effect as SyncEffect, Event as SyncEvent, FrameId, Message as SyncMessage, PeerStatus, Replica, Request, RequestId, Token};
 use tokio::sync::{Semaphore, mpsc as async_mpsc, oneshot, watch};
 
 use super::core::{Clock, Event, WriteError};
-use super::join::{JoinAnswer, JoinRefusal};
+use super::join::JoinAnswer;
 use super::keys::SpaceKeys;
 use super::replica::{Input, Output, SpaceReplica};
 use crate::documents::{Answer, ChangeEvent, DocumentError, Input as DeskInput, JobDone, Query, Step, Version};
@@ -85,6 +85,8 @@ pub(crate) enum Message {
     Tick,
     /// How is it?
     Figures { reply: oneshot::Sender<Figures> },
+    /// Something to read the log with is wanted.
+    Reader { reply: oneshot::Sender<LogReader> },
     /// Who is in?
     Members { reply: oneshot::Sender<Vec<MemberInfo>> },
     /// End cleanly.
@@ -328,6 +330,7 @@ impl Pump {
             }
             Message::Tick => Input::Core(Event::Tick),
             Message::Figures { reply } => return ignore_gone(reply.send(self.figures())),
+            Message::Reader { reply } => return ignore_gone(reply.send(self.replica.log().reader())),
             Message::Members { reply } => return ignore_gone(reply.send(self.members())),
             Message::Close { .. } => return Ok(()),
         };

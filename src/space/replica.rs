@@ -75,7 +75,6 @@ impl SpaceReplica {
         log: SpaceLog,
         local_key: &ContentKey,
         cache_bytes: usize,
-        clock: Clock,
         random: &mut dyn CryptoRng,
     ) -> Result<Self, StorageError> {
         let reader = log.reader();

@@ -6,8 +6,8 @@
 //!
 //! The operations that are *withheld* are the least set such that every operation with a blocked change is in it. It
 //! is found by following the consequences: a blocked change withholds its operation, whose other documents are made
-//! again without it, which may block more. When a change stops being blocked for reasons of its own, the search begins
-//! anew. Both are rare: they need a faulty or hostile author.
+//! again without it, which may block more. When a change is blocked no more, the search begins anew. Both are rare: they
+//! need a faulty or hostile author.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -167,9 +167,11 @@ impl Desk {
         if known != *blocked {
             self.catalog.set_blocked(key, blocked)?;
         }
-        let remains: BTreeSet<Reference> =
-            blocked.iter().filter(|record| !record.derived).map(|record| record.reference).collect();
-        let freed = known.iter().any(|record| !record.derived && !remains.contains(&record.reference));
+        let remains: BTreeMap<Reference, bool> =
+            blocked.iter().map(|record| (record.reference, record.derived)).collect();
+        // More being withheld frees nothing, so something else has changed.
+        let is_less = |now: Option<&bool>, before: bool| now.is_none_or(|derived| *derived && !before);
+        let freed = known.iter().any(|record| is_less(remains.get(&record.reference), record.derived));
         if freed && !self.catalog.withheld().is_empty() {
             return self.search_anew();
         }
@@ -202,6 +204,14 @@ impl Desk {
             documents.extend(self.changed_by(operation));
         }
         self.catalog.set_withheld(None, &documents)?;
+        for key in &documents {
+            let mut blocked = self.catalog.blocked_in(key)?;
+            let before = blocked.len();
+            blocked.retain(|record| !record.derived);
+            if blocked.len() < before {
+                self.catalog.set_blocked(key, &blocked)?;
+            }
+        }
         for key in documents {
             self.submit_settling(key);
         }

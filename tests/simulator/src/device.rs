@@ -208,7 +208,7 @@ impl Device {
         let log = store.open_space(surroundings.space, &mut |_| {})?;
         let clock = clock(now_us, now_us, self.skew_ms);
         let local_key = ContentKey([self.number as u8 + 1; 32]);
-        let replica = SpaceReplica::open(core, log, &local_key, plan.cache_bytes, clock, &mut random)?;
+        let replica = SpaceReplica::open(core, log, &local_key, plan.cache_bytes, &mut random)?;
         let mut running = Running {
             surroundings: surroundings.clone(),
             number: self.number,
