@@ -34,6 +34,13 @@ pub(crate) struct Global {
     pub(crate) log: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Stop after this many of the recording's 26,078 edits
+    #[arg(long, value_name = "N", env = "SYNCLINE_EDITS")]
+    pub(crate) edits: Option<usize>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make the data directory a new device
@@ -75,6 +82,8 @@ pub(crate) enum Command {
     Connect(Connect),
     /// Check every stored record, signature and index entry
     Verify(OptionalSpace),
+    /// Show three nodes that type, part, meet again and agree, in a temporary directory
+    Demo(Demo),
 }
 
 /// Options of `serve`; each can also stand in the configuration file, without `no-` and with _ for -.

@@ -5,6 +5,7 @@
 mod access;
 mod arguments;
 mod config;
+mod demo;
 mod documents;
 mod duration;
 mod events;
@@ -70,6 +71,7 @@ fn start(arguments: Arguments) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         match command {
             Command::Serve(serve) => serve::serve(&data, &serve, &config, &mut output).await,
+            Command::Demo(demo) => demo::run(demo.edits).await,
             command => with_access(command, &data, &mut output).await,
         }
     });
@@ -128,6 +130,7 @@ async fn dispatch(access: &Access, command: Command, data: &Path, output: &mut O
         Command::Status(arguments) => status::status(access, arguments.space.as_deref(), output).await,
         Command::Peers => status::peers(access, output).await,
         Command::Connect(arguments) => status::connect(access, arguments.address, output).await,
+        Command::Demo(_) => Err(Failure::new(Exit::Usage, "demo does not run through another node")),
         Command::Verify(arguments) => status::verify(access, arguments.space.as_deref(), output).await,
     }
 }

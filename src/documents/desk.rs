@@ -390,7 +390,7 @@ impl Desk {
         let may_start = match &task.purpose {
             Purpose::Transact(_) => self.prepare_transaction(&mut task, &entries, turn),
             Purpose::Read(_) => self.prepare_read(&mut task, &entries[0], turn)?,
-            Purpose::Touch | Purpose::Settle => true,
+            Purpose::Touch | Purpose::Settle => self.prepare_look(&task),
         };
         let work = task.work.take().filter(|_| may_start);
         let Some(work) = work else {
@@ -414,6 +414,37 @@ impl Desk {
             return Ok(());
         }
         self.finish(job.run(), turn)
+    }
+
+    /// Puts off looking at a document that a delete on its way to the core has emptied here; false: it was put off.
+    fn prepare_look(&mut self, task: &Task) -> bool {
+        let reset = |key| self.cache.get(key)?.reset.map(|reset| reset.order);
+        let Some(order) = task.keys.iter().filter_map(reset).max() else { return true };
+        let settles = matches!(task.purpose, Purpose::Settle);
+        if settles {
+            self.settled_one();
+        }
+        self.held.entry(order).or_default().push(Held::Look { keys: task.keys.clone(), settles });
+        false
+    }
+
+    /// Takes note that a task of [`Purpose::Settle`] is over.
+    fn settled_one(&mut self) {
+        self.settling -= 1;
+        if self.settling == 0 {
+            self.ready.extend(std::mem::take(&mut self.gated));
+        }
+    }
+
+    /// Looks at documents once more.
+    fn look(&mut self, keys: Vec<DocumentKey>, settles: bool) {
+        if settles {
+            for key in keys {
+                self.submit_settling(key);
+            }
+        } else {
+            self.submit(keys, Purpose::Touch, Work::Touch);
+        }
     }
 
     /// Drops what is in memory of a document if it cannot be built upon.
@@ -518,11 +549,8 @@ impl Desk {
         if matches!(task.purpose, Purpose::Settle | Purpose::Touch) {
             self.catalog.settled(&keys)?;
         }
-        if matches!(task.purpose, Purpose::Settle) {
-            self.settling -= 1;
-            if self.settling == 0 {
-                self.ready.extend(std::mem::take(&mut self.gated));
-            }
+        if settles {
+            self.settled_one();
         }
         match (task.purpose, damage, outcome) {
             (Purpose::Transact(token), Some(error), _) => turn.answer(token, Err(error)),
@@ -565,6 +593,7 @@ impl Desk {
             }
             Some(Assembled::Select) | None => None,
         };
+        let generation = loaded.as_ref().map_or(0, |loaded| loaded.generation);
         let blocked = loaded.as_ref().map(|loaded| loaded.blocked.clone());
         let is_reset = self.cache.slot(key).reset.is_some();
         let lost = loaded.is_none() || discard;
@@ -576,8 +605,13 @@ impl Desk {
         if let Some(blocked) = blocked
             && !is_reset
             && !discard
+            && (settles || !blocked.is_empty() || self.catalog.blocked().contains(key))
         {
-            self.settle(key, &blocked, settles)?;
+            // What was found under other circumstances does not count; it is looked for again.
+            let entry = self.catalog.entry(key)?.unwrap_or_default();
+            if entry.generation == generation {
+                self.settle(key, &blocked, settles)?;
+            }
         }
         Ok(damage)
     }

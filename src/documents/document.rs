@@ -5,8 +5,8 @@ use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
-use automerge::transaction::Transactable;
-use automerge::{ActorId, Automerge, Change, LoadOptions, ReadDoc};
+use automerge::transaction::{CommitOptions, Transactable};
+use automerge::{ActorId, Automerge, Change, LoadOptions, PatchLog, ReadDoc};
 use serde_json::Value;
 
 use super::change::{ChangeHash, ChangeHeader, header_of};
@@ -171,6 +171,24 @@ impl Document {
         Ok(Some(EditedChange { bytes: change.raw_bytes().to_vec(), header }))
     }
 
+    /// Makes an empty document exist: a change without operations, for a put of an empty object.
+    pub(super) fn begin(&mut self, actor: &[u8; ACTOR_BYTES]) -> Result<EditedChange, EditError> {
+        self.automerge();
+        let Some(mut automerge) = self.automerge.take() else { return Err(self.fail()) };
+        let actor = ActorId::from(&actor[..]);
+        let attempt = || {
+            automerge.set_actor(actor.clone());
+            let hash = automerge.empty_commit(CommitOptions::default().with_time(0));
+            automerge.get_change_by_hash(&hash)
+        };
+        let Ok(Some(change)) = catch_unwind(AssertUnwindSafe(attempt)) else { return Err(self.fail()) };
+        self.automerge = automerge.into();
+        self.first = None;
+        let header = header_of(&change);
+        self.note(&actor, &header, change.raw_bytes().len());
+        Ok(EditedChange { bytes: change.raw_bytes().to_vec(), header })
+    }
+
     /// Edits the Automerge document.
     fn transact(&mut self, actor: &ActorId, edits: &[Edit], mode: StringMode) -> Result<Option<Change>, EditError> {
         self.automerge();
@@ -254,9 +272,13 @@ fn transact(
     mode: StringMode,
 ) -> Result<Option<Change>, EditError> {
     automerge.set_actor(actor.clone());
+    let seen = seen_heads(automerge, actor, edits)?;
     // A transaction rolls back when dropped. After a panic inside Automerge that could panic again, and end the
     // process; so it is never dropped.
-    let mut transaction = ManuallyDrop::new(automerge.transaction());
+    let mut transaction = ManuallyDrop::new(match seen {
+        None => automerge.transaction(),
+        Some(heads) => automerge.transaction_at(PatchLog::inactive(), &heads).map_err(|_| EditError::Failed)?,
+    });
     let mut writer = Writer { transaction: &mut transaction, mode };
     let made = edits.iter().try_for_each(|edit| {
         writer.make(edit)?;
@@ -272,4 +294,34 @@ fn transact(
     let Some(hash) = hash else { return Ok(None) };
     let change = automerge.get_change_by_hash(&hash).ok_or(EditError::Failed)?;
     Ok(Some(change))
+}
+
+/// The heads that the edits are to be made at, unless these are the present ones.
+fn seen_heads(
+    automerge: &Automerge,
+    actor: &ActorId,
+    edits: &[Edit],
+) -> Result<Option<Vec<automerge::ChangeHash>>, EditError> {
+    let Some(seen) = edits.first().and_then(Edit::seen) else {
+        return if edits.iter().any(|edit| edit.seen().is_some()) { Err(EditError::HeadsMismatch) } else { Ok(None) };
+    };
+    if edits.iter().any(|edit| edit.seen() != Some(seen)) {
+        return Err(EditError::HeadsMismatch);
+    }
+    let mut heads: Vec<_> = seen.iter().map(|hash| automerge::ChangeHash(*hash)).collect();
+    heads.sort_unstable();
+    heads.dedup();
+    if let Some(unknown) = heads.iter().find(|hash| automerge.get_change_by_hash(hash).is_none()) {
+        return Err(EditError::UnknownHead { hash: unknown.to_string() });
+    }
+    let mut present = automerge.get_heads();
+    present.sort_unstable();
+    if heads == present {
+        return Ok(None);
+    }
+    // Automerge would continue under another actor, which other devices would not take for this one.
+    if automerge.get_changes_meta(&heads).iter().any(|unseen| *unseen.actor == *actor) {
+        return Err(EditError::HeadsMismatch);
+    }
+    Ok(Some(heads))
 }

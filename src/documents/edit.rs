@@ -43,12 +43,15 @@ pub enum Edit {
         /// What comes in their place.
         insert: String,
     },
-    /// The same for somebody who has seen the text at some changes only: the positions refer to the text as of
-    /// `heads`, characters that are gone since stay gone, and what was inserted since stays where it is.
+    /// The same by somebody who has seen the document at some changes only: positions refer to the text as of
+    /// `heads`, and the change merges with whatever else is there as any concurrent one does.
+    ///
+    /// All edits of one document in a transaction are made at the same heads. These must cover this device's own
+    /// earlier changes of the document.
     SpliceAt {
         /// Where the text is.
         path: Pointer,
-        /// The changes that were seen; all that they depend on counts as seen too.
+        /// The changes that were seen; all that they depend on counts as seen too. None: an empty document.
         heads: Vec<ChangeHash>,
         /// Position of the first character concerned.
         index: usize,
@@ -136,6 +139,12 @@ pub enum EditError {
         /// The change.
         hash: String,
     },
+    /// The edits of one document do not agree on what was seen, or it does not include this device's own changes.
+    #[error(
+        "the edits of a document in one transaction must name the same heads, and these must cover what this device \
+         wrote to it before"
+    )]
+    HeadsMismatch,
     /// The value to increment is no whole number.
     #[error("the value at \"{0}\" is not a counter or a whole number, so it cannot be incremented")]
     NotACounter(Pointer),
@@ -161,6 +170,14 @@ impl EditError {
 }
 
 impl Edit {
+    /// The changes that the editor has seen, when it says so.
+    pub(super) fn seen(&self) -> Option<&[ChangeHash]> {
+        match self {
+            Self::SpliceAt { heads, .. } => Some(heads),
+            _ => None,
+        }
+    }
+
     /// Refuses values that no document may hold, before anything is written.
     pub(super) fn check(&self) -> Result<(), EditError> {
         let (steps, value) = match self {
@@ -192,9 +209,7 @@ impl Writer<'_, '_> {
             Edit::Put(value) => self.put_root(object_of(value)?),
             Edit::Merge(patch) => self.merge_map(&ROOT, object_of(patch)?),
             Edit::Splice { path, index, delete, insert } => self.splice(path, *index, *delete, insert),
-            Edit::SpliceAt { path, heads, index, delete, insert } => {
-                self.splice_at(path, heads, *index, *delete, insert)
-            }
+            Edit::SpliceAt { path, index, delete, insert, .. } => self.splice(path, *index, *delete, insert),
             Edit::Increment { path, by } => self.increment(path, *by),
             Edit::Resolve { path, value } => self.resolve(path, value),
         }
@@ -229,56 +244,6 @@ impl Writer<'_, '_> {
             prop => self.transaction.put_object(&place.object, prop, ObjType::Text)?,
         };
         Ok(self.transaction.splice_text(&text, 0, 0, &content)?)
-    }
-
-    fn splice_at(
-        &mut self,
-        path: &Pointer,
-        heads: &[ChangeHash],
-        index: usize,
-        delete: usize,
-        insert: &str,
-    ) -> Result<(), EditError> {
-        let heads: Vec<automerge::ChangeHash> = heads.iter().map(|hash| automerge::ChangeHash(*hash)).collect();
-        let unseen = |hash: &&automerge::ChangeHash| self.transaction.get_change_by_hash(hash).is_none();
-        if let Some(unknown) = heads.iter().find(unseen) {
-            return Err(EditError::UnknownHead { hash: unknown.to_string() });
-        }
-        let Some(Current { value: Held::Object(ObjType::Text), object: Some(text) }) = self.locate(path)?.current else {
-            return self.splice(path, index, delete, insert);
-        };
-        let length = self.transaction.length_at(&text, &heads);
-        if index > length || delete > length - index {
-            return Err(EditError::SpliceOutOfRange { index, delete, length });
-        }
-        // Back to front, so that positions found stay good.
-        for seen in (index..index + delete).rev() {
-            if let (position, true) = self.position_now(&text, seen, &heads)? {
-                self.transaction.splice_text(&text, position, 1, "")?;
-            }
-        }
-        let position = match index.checked_sub(1) {
-            None => 0,
-            Some(before) => match self.position_now(&text, before, &heads)? {
-                (position, true) => position + 1,
-                (position, false) => position,
-            },
-        };
-        Ok(self.transaction.splice_text(&text, position, 0, insert)?)
-    }
-
-    /// Where the character that stood at `seen` as of `heads` stands now, or would stand, and whether it is there.
-    fn position_now(
-        &self,
-        text: &ObjId,
-        seen: usize,
-        heads: &[automerge::ChangeHash],
-    ) -> Result<(usize, bool), EditError> {
-        let cursor = self.transaction.get_cursor(text, seen, Some(heads))?;
-        let position = self.transaction.get_cursor_position(text, &cursor, None)?;
-        let is_there = position < self.transaction.length(text)
-            && self.transaction.get_cursor(text, position, None)? == cursor;
-        Ok((position, is_there))
     }
 
     fn increment(&mut self, path: &Pointer, by: i64) -> Result<(), EditError> {

@@ -130,6 +130,8 @@ pub(super) enum Part {
 #[derive(Debug)]
 pub(super) struct EditedDocument {
     pub(super) actions: Vec<Action>,
+    /// The last change that was made here.
+    pub(super) change: Option<ChangeHash>,
     pub(super) heads: Vec<ChangeHash>,
 }
 
@@ -356,6 +358,7 @@ fn edit_one(
     strings: StringMode,
 ) -> Result<EditedDocument, DocumentError> {
     let mut actions = Vec::with_capacity(plan.parts.len() + usize::from(plan.delete));
+    let mut change = None;
     if plan.delete {
         actions.push(Action::Delete);
         loaded.document = Document::new();
@@ -364,8 +367,16 @@ fn edit_one(
         match part {
             Part::Edits(steps) => {
                 let (positions, edits): (Vec<usize>, Vec<Edit>) = steps.iter().cloned().unzip();
-                match loaded.document.edit(actor, &edits, strings) {
-                    Ok(Some(change)) => actions.push(Action::Change(change.bytes)),
+                let made = match loaded.document.edit(actor, &edits, strings) {
+                    // A put of an empty object makes the document exist all the same.
+                    Ok(None) if loaded.document.is_empty() => loaded.document.begin(actor).map(Some),
+                    made => made,
+                };
+                match made {
+                    Ok(Some(made)) => {
+                        change = Some(made.header.hash);
+                        actions.push(Action::Change(made.bytes));
+                    }
                     Ok(None) => {}
                     Err(source) => {
                         let step = positions[first_failing(&loaded.document, actor, &edits, strings, &source)];
@@ -393,7 +404,7 @@ fn edit_one(
             }
         }
     }
-    Ok(EditedDocument { actions, heads: loaded.document.heads() })
+    Ok(EditedDocument { actions, change, heads: loaded.document.heads() })
 }
 
 /// Which of several edits is the first that cannot be made.

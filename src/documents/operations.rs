@@ -160,3 +160,83 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is inside is a cache that is whole after every statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use syncline_model::keys::{SEAL_OVERHEAD_BYTES, open, seal};
+    use syncline_model::run::RunBuilder;
+    use syncline_model::{
+        Action, ContentKey, Dependency, DeviceKey, Header, Kind, Lineage, OperationId, SpaceId, VerifiedRun,
+    };
+    use syncline_storage::{Incarnation, MemoryDisk, MemoryIndex, OpenOptions, Store};
+
+    const SPACE: SpaceId = SpaceId([3; 32]);
+    const CONTENT_KEY: ContentKey = ContentKey([5; 32]);
+
+    fn transaction(number: u64) -> Transaction {
+        let key = format!("k/{number}").parse().unwrap();
+        let entries = vec![Entry { key, action: Action::Change(vec![number as u8; 9]) }];
+        Transaction { wall_time_ms: number, lineage: Lineage([1; 16]), entries }
+    }
+
+    /// A run of data operations that all build on the same one of another author.
+    fn run(key: &DeviceKey, first: u64, previous: OperationId, count: u64, onto: Option<Dependency>) -> VerifiedRun {
+        let mut builder = RunBuilder::new(SPACE, key.id(), first, previous);
+        for sequence in first..first + count {
+            let plaintext = transaction(sequence).to_plaintext(1);
+            let header = Header {
+                kind: Kind::DATA,
+                space: SPACE,
+                author: key.id(),
+                sequence,
+                previous: builder.head().1,
+                membership: 1,
+                epoch: 1,
+                dependencies: onto.into_iter().filter(|_| sequence == first).collect(),
+                payload_length: (plaintext.len() + SEAL_OVERHEAD_BYTES) as u32,
+            };
+            let mut random = StdRng::seed_from_u64(sequence);
+            builder.push(&header, |canonical| seal(&CONTENT_KEY, canonical, &plaintext, &mut random)).unwrap();
+        }
+        builder.finish(key).unwrap()
+    }
+
+    #[test]
+    fn operations_are_read_from_the_log_across_runs_and_their_order_is_known() {
+        let (one, two) = (DeviceKey::from_seed(&[1; 32]), DeviceKey::from_seed(&[2; 32]));
+        let disk = Arc::new(MemoryDisk::new());
+        let store = Store::assemble(disk, Arc::new(MemoryIndex::new()), OpenOptions::default()).unwrap();
+        store.create_space(SPACE, Incarnation([0; 16]), &[]).unwrap();
+        let mut log = store.open_space(SPACE, &mut |_| {}).unwrap();
+        let first = run(&one, 1, OperationId::ZERO, 5, None);
+        let second = run(&one, 6, first.last_id(), 5, None);
+        let onto = Dependency { author: one.id(), sequence: 5, id: first.last_id() };
+        let other = run(&two, 1, OperationId::ZERO, 2, Some(onto));
+        log.append(&[first, second, other]).unwrap();
+        log.sync().unwrap();
+
+        let opener: Opener = Arc::new(|run, sequence| {
+            let header = run.header(sequence)?.canonical_bytes();
+            let plaintext = open(&CONTENT_KEY, &header, run.payload(run.operation(sequence)?)).ok()?;
+            // One operation is under a key that is not here.
+            Transaction::from_plaintext(&plaintext).ok().filter(|found| found.wall_time_ms != 7)
+        });
+        let operations = LogOperations::new(log.reader(), opener);
+        let mut seen = Vec::new();
+        operations.read(&one.id(), 3, 8, &mut |content| seen.push(content)).unwrap();
+        let sequences: Vec<u64> = seen.iter().map(|content| content.sequence).collect();
+        assert_eq!(sequences, [4, 5, 6, 8]);
+        assert_eq!(seen[0].entries, transaction(4).entries);
+        assert_eq!(seen[0].actor, Lineage([1; 16]).actor(&SPACE, &one.id()));
+        let error = operations.read(&one.id(), 9, 12, &mut |_| {}).unwrap_err();
+        assert!(matches!(error, ReadError::Missing { sequence: 11, .. }), "{error}");
+
+        let precedes = |a, b| operations.precedes(a, b).unwrap();
+        assert!(precedes((one.id(), 5), (two.id(), 2)) && precedes((one.id(), 1), (one.id(), 2)));
+        assert!(!precedes((one.id(), 6), (two.id(), 2)) && !precedes((two.id(), 1), (one.id(), 10)));
+        assert!(!precedes((one.id(), 5), (one.id(), 5)));
+    }
+}

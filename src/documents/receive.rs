@@ -131,8 +131,7 @@ impl Document {
                         Some(first) => repeated.push((index, *first)),
                         None => {
                             seen.insert(parsed.header.hash, index);
-                            let exact_start = incoming.expected_actor.is_some();
-                            batch.push(Arrival { index, parsed, exact_start });
+                            batch.push(Arrival { index, parsed });
                         }
                     }
                 }
@@ -215,8 +214,6 @@ struct Arrival {
     /// Its position in what the caller gave.
     index: usize,
     parsed: ParsedChange,
-    /// Our own changes are always made on top of everything their author holds, so they start without a gap.
-    exact_start: bool,
 }
 
 /// Decodes a change and checks its actor.
@@ -416,8 +413,9 @@ impl<'a> Plan<'a> {
         let past = self.past_of(header);
         self.check_sequence(header, arrival.parsed.change.actor_id(), &past)?;
         let expected = highest + 1;
-        let gap = if arrival.exact_start { 0 } else { MAX_OPERATION_GAP };
-        if header.start_op < expected || header.start_op - expected > gap || header.max_op() > MAX_OPERATION_COUNTER {
+        // An edit as of earlier heads counts on from everything its author holds, so a gap is legal.
+        let in_reach = header.start_op >= expected && header.start_op - expected <= MAX_OPERATION_GAP;
+        if !in_reach || header.max_op() > MAX_OPERATION_COUNTER {
             return Err(Rejected::WrongStart { expected });
         }
         if arrival.parsed.has_references {

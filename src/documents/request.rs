@@ -320,6 +320,9 @@ pub struct Written {
 pub struct WrittenDocument {
     /// Which document.
     pub key: DocumentKey,
+    /// The Automerge change that was made; none when the document was deleted.
+    #[serde(serialize_with = "optional_hash_as_text")]
+    pub change: Option<ChangeHash>,
     /// The Automerge heads right after the transaction; empty when it was deleted.
     #[serde(serialize_with = "hashes_as_text")]
     pub heads: Vec<ChangeHash>,
@@ -675,6 +678,13 @@ fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S:
 
 fn hash_as_text<S: Serializer>(hash: &ChangeHash, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&data_encoding::HEXLOWER.encode(hash))
+}
+
+fn optional_hash_as_text<S: Serializer>(hash: &Option<ChangeHash>, serializer: S) -> Result<S::Ok, S::Error> {
+    match hash {
+        Some(hash) => hash_as_text(hash, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn hashes_as_text<S: Serializer>(hashes: &[ChangeHash], serializer: S) -> Result<S::Ok, S::Error> {

@@ -718,36 +718,38 @@ fn another_programs_edit_of_an_old_version_is_accepted() {
 }
 
 #[test]
-fn a_splice_at_earlier_heads_finds_its_place_after_concurrent_edits() {
-    let (here, there) = ([1; 20], [2; 20]);
+fn a_splice_at_earlier_heads_is_concurrent_with_what_came_since() {
+    let (here, there, third) = ([1; 20], [2; 20], [3; 20]);
     let mut document = Document::new();
     let first = document.edit(&here, &[splice("/text", 0, 0, "abcdef")], StringMode::Scalar).unwrap().unwrap();
     let mut other = Document::new();
-    other.apply(vec![IncomingChange { bytes: first.bytes, expected_actor: Some(here) }]);
+    other.apply(vec![IncomingChange { bytes: first.bytes.clone(), expected_actor: Some(here) }]);
     let remote = other.edit(&there, &[splice("/text", 1, 2, "XY")], StringMode::Scalar).unwrap().unwrap();
     document.apply(vec![IncomingChange { bytes: remote.bytes, expected_actor: Some(there) }]);
     assert_eq!(document.view()["text"], "aXYdef");
 
-    // As of the first change: "d" stands at 3, and "bc" at 1 is not yet gone.
-    let at = |index, delete, insert: &str| Edit::SpliceAt {
+    // As of the first change "d" stands at 3, and "bc" at 1 is not gone yet.
+    let at = |heads: &[ChangeHash], index, delete, insert: &str| Edit::SpliceAt {
         path: "/text".parse().unwrap(),
-        heads: vec![first.header.hash],
+        heads: heads.to_vec(),
         index,
         delete,
         insert: insert.to_owned(),
     };
-    document.edit(&here, &[at(4, 0, "-")], StringMode::Scalar).unwrap();
-    assert_eq!(document.view()["text"], "aXYd-ef");
-    document.edit(&here, &[at(2, 2, "")], StringMode::Scalar).unwrap();
-    assert_eq!(document.view()["text"], "aXY-ef", "c was gone already, d goes");
-    let beyond = document.edit(&here, &[at(7, 0, "!")], StringMode::Scalar);
+    let seen = [first.header.hash];
+    let beyond = document.edit(&third, &[at(&seen, 7, 0, "!")], StringMode::Scalar);
     assert!(matches!(beyond, Err(EditError::SpliceOutOfRange { length: 6, .. })));
-    let unknown = Edit::SpliceAt {
-        path: "/text".parse().unwrap(),
-        heads: vec![[9; 32]],
-        index: 0,
-        delete: 0,
-        insert: String::new(),
-    };
-    assert!(matches!(document.edit(&here, &[unknown], StringMode::Scalar), Err(EditError::UnknownHead { .. })));
+    let edit = [at(&seen, 4, 0, "-"), at(&seen, 2, 2, "")];
+    let change = document.edit(&third, &edit, StringMode::Scalar).unwrap().unwrap();
+    assert_eq!(change.header.dependencies, seen);
+    assert_eq!(document.view()["text"], "aXY-ef", "c was gone already, d goes");
+    let applied = other.apply(vec![IncomingChange { bytes: change.bytes, expected_actor: Some(third) }]);
+    assert!(applied.outcomes[0].is_ok(), "{:?}", applied.outcomes);
+    assert_eq!(other.view(), document.view());
+
+    let again = document.edit(&third, &[at(&seen, 0, 0, "!")], StringMode::Scalar);
+    assert!(matches!(again, Err(EditError::HeadsMismatch)), "its own change is not covered");
+    let unknown = document.edit(&here, &[at(&[[9; 32]], 0, 0, "!")], StringMode::Scalar);
+    assert!(matches!(unknown, Err(EditError::UnknownHead { .. })));
+    assert_eq!(document.view(), other.view(), "refused edits leave nothing behind");
 }

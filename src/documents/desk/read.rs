@@ -50,6 +50,8 @@ pub(super) enum Held {
     },
     /// It is to be read then.
     Repeat { reader: Reader, key: DocumentKey, kind: ReadKind },
+    /// Documents are to be looked at then, for what is blocked in them.
+    Look { keys: Vec<DocumentKey>, settles: bool },
     /// A transaction found everything as it wanted it.
     Unchanged { token: Token, key: DocumentKey, written: Written },
 }

@@ -798,7 +798,7 @@ fn of_two_changes_in_one_place_every_replica_blocks_the_same_and_what_came_with_
     let mut stranger = Stranger::new(3, &ledger);
     let none = Past::new();
     let first = stranger.first(json!({"s": 1}));
-    stranger.write(vec![("x", first.clone())], &none);
+    stranger.write(vec![("x", first)], &none);
     // The same place in `x` again: it loses, and takes the change of `y` with it.
     stranger.write(vec![("x", stranger.first(json!({"s": 2}))), ("y", stranger.first(json!({"s": 2})))], &none);
     // It builds on the change of `y` that is withheld, so it is blocked, and `z` with it.
@@ -845,7 +845,7 @@ fn foreign_changes_in_one_place_are_decided_alike_whatever_arrives_first() {
 fn changes_made_elsewhere_are_taken_in_or_refused() {
     let (mut a, mut b) = pair();
     let Action::ForeignChange(bytes) = foreign(&[5; 16], 3) else { panic!("not foreign") };
-    let step = Step::Foreign { key: key("k"), changes: vec![bytes.clone()] };
+    let step = Step::Foreign { key: key("k"), changes: vec![bytes] };
     a.write(vec![step.clone()]).unwrap();
     b.catch_up();
     assert_eq!((a.value("k"), b.value("k")), (Some(json!({"foreign": 3})), Some(json!({"foreign": 3}))));

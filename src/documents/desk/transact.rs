@@ -142,7 +142,7 @@ impl Desk {
         let order = self.next_order;
         self.next_order += 1;
         let (mut entries, mut deeds, mut documents) = (Vec::new(), Vec::new(), Vec::new());
-        for (plan, EditedDocument { actions, heads }) in plans.into_iter().zip(edited) {
+        for (plan, EditedDocument { actions, change, heads }) in plans.into_iter().zip(edited) {
             if actions.is_empty() {
                 continue;
             }
@@ -151,7 +151,7 @@ impl Desk {
                 deeds.push(Deed { key: plan.key.clone(), deletes: action == Action::Delete });
                 entries.push(Entry { key: plan.key.clone(), action });
             }
-            documents.push(WrittenDocument { key: plan.key, heads });
+            documents.push(WrittenDocument { key: plan.key, change, heads });
         }
         let wall_time_ms = turn.now_ms;
         let pending = Pending { token, deeds, documents, lineage: lineage_number, wall_time_ms, doomed: false };
@@ -312,6 +312,7 @@ impl Desk {
             Held::Answer { reader, key, kind, .. } | Held::Repeat { reader, key, kind } => {
                 self.submit(vec![key], Purpose::Read(reader), Work::Read(kind));
             }
+            Held::Look { keys, settles } => self.look(keys, settles),
             Held::Unchanged { token, key, .. } => turn.answer(token, Err(DocumentError::Undone { key })),
         }
     }
@@ -350,6 +351,7 @@ impl Desk {
             Held::Repeat { reader, key, kind } => {
                 self.submit(vec![key], Purpose::Read(reader), Work::Read(kind));
             }
+            Held::Look { keys, settles } => self.look(keys, settles),
             Held::Unchanged { token, written, .. } => turn.answer(token, Ok(Answer::Written(written))),
         }
     }
@@ -362,7 +364,7 @@ impl Held {
             Self::Answer { reader: Reader::Caller(token), .. }
             | Self::Repeat { reader: Reader::Caller(token), .. }
             | Self::Unchanged { token, .. } => Some(*token),
-            Self::Answer { .. } | Self::Repeat { .. } => None,
+            Self::Answer { .. } | Self::Repeat { .. } | Self::Look { .. } => None,
         }
     }
 }

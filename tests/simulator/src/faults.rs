@@ -166,6 +166,9 @@ impl World {
     fn arm(&mut self, device: usize, happening: Happening, calls: u64) {
         self.devices[device].armed = true;
         self.note(device, happening, [calls, 0], || format!("after {calls} calls"));
+        if self.fate.chance(60) {
+            self.write_before_stop(device);
+        }
         let (boot, overdue_us) = (self.devices[device].boots, self.fate.between(SECOND_US, 5 * SECOND_US));
         self.later(overdue_us, Event::Fault(Fault::Overdue { device, boot }));
     }

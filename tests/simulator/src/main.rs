@@ -125,7 +125,7 @@ fn run_many(first: u64, end: u64, jobs: usize, detail: Detail) -> io::Result<boo
     let out = &mut io::stdout().lock();
     print_failures(out, &totals, detail)?;
     print_coverage(out, &totals.coverage)?;
-    let missing = if end - first >= COVERED_SEEDS { totals.coverage.missing() } else { Vec::new() };
+    let missing = if totals.runs >= COVERED_SEEDS { totals.coverage.missing() } else { Vec::new() };
     for happening in &missing {
         writeln!(out, "FAILED: in {} runs it never happened: {}", totals.runs, happening.text())?;
     }

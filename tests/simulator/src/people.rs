@@ -5,7 +5,7 @@ use syncline::documents::{
     Answer, ChangeEvent, ConflictScope, DocumentError, Edit, List, Pointer, Query, Step, Written,
 };
 use syncline::space::WriteError;
-use syncline_model::{DeviceKey, DocumentKey, Role, Ticket};
+use syncline_model::{DeviceKey, DocumentKey, Role, Strings, Ticket};
 
 use crate::device::Message;
 use crate::happening::Happening;
@@ -92,13 +92,10 @@ impl World {
     /// Somebody does something.
     pub(crate) fn act(&mut self) {
         let device = self.people.below(self.devices.len() as u64) as usize;
-        let Some(running) = &self.devices[device].running else { return };
-        let state = running.replica.core().state();
-        let refusal = match (self.plan().roles[device].writes(), state.role()) {
-            (false, _) => Refusal::Always,
-            (true, None) => Refusal::Stranger,
-            (true, Some(_)) => Refusal::Never,
-        };
+        if self.healed || self.devices[device].running.is_none() {
+            return;
+        }
+        let refusal = self.refusal(device);
         let may_write = refusal == Refusal::Never || self.people.chance(30);
         match self.people.below(100) {
             0..20 if may_write => self.write_once(device, refusal),
@@ -117,6 +114,25 @@ impl World {
             62..67 if may_write => self.delete_own(device, refusal),
             67..71 => self.watch(device),
             _ => self.read(device),
+        }
+    }
+
+    /// Somebody writes at a device of which a stop was prepared, so that it is stopped while it writes.
+    pub(crate) fn write_before_stop(&mut self, device: usize) {
+        let refusal = self.refusal(device);
+        if refusal == Refusal::Never {
+            self.write_once(device, refusal);
+            self.write_pair(device, refusal);
+        }
+    }
+
+    /// Whether what a device writes now may be refused.
+    fn refusal(&self, device: usize) -> Refusal {
+        let role = self.devices[device].running.as_ref().and_then(|running| running.replica.core().state().role());
+        match (self.plan().roles[device].writes(), role) {
+            (false, _) => Refusal::Always,
+            (true, None) => Refusal::Stranger,
+            (true, Some(_)) => Refusal::Never,
         }
     }
 
@@ -140,10 +156,13 @@ impl World {
     }
 
     fn write_once(&mut self, device: usize, refusal: Refusal) {
-        let (number, large) = (self.number(), self.plan().large_values && self.people.chance(20));
+        let number = self.number();
+        // As collaborative text each character is an operation of its own, which takes too long for large ones.
+        let is_text = self.plan().strings == Strings::Text;
+        let (longest, large) = (if is_text { 2000 } else { 60_000 }, self.plan().large_values && !is_text);
         let characters = match self.people.below(20) {
-            _ if large => LARGE_CHARACTERS,
-            0 | 1 => self.people.between(1000, 60_000),
+            0..4 if large => LARGE_CHARACTERS,
+            4 | 5 => self.people.between(1000, longest),
             _ => 10,
         };
         let name = format!("once/{number}");
@@ -322,7 +341,7 @@ impl World {
         let tried = self.ledger.tried.get_mut(&token).expect("it was just found");
         (tried.fate, tried.sequence) = (Fate::Acknowledged, sequence);
         let (refusal, own) = (tried.refusal, !tried.puts.is_empty() || tried.adds.is_some());
-        if refusal == Refusal::Always {
+        if refusal == Refusal::Always && sequence.is_some() {
             self.violate(format!("#{device} wrote {token} and may not write"));
         } else if sequence.unwrap_or(0) > durable || (own && sequence.is_none()) {
             self.violate(format!("#{device} acknowledged {token} as {sequence:?}, durable is {durable}"));
