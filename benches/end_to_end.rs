@@ -173,7 +173,8 @@ async fn until<F: Future<Output = bool>>(mut holds: impl FnMut() -> F, what: &st
 async fn writes(machine: &Machine, alone: usize, together: usize, rows: &mut Vec<Row>) -> Outcome<()> {
     let device = Device::start().await?;
     let space = device.node.create_space("bench", Strings::Scalar).await?.space;
-    let value = |n: usize| json!({"name": format!("record {n}"), "n": n, "tags": "some words to reach a hundred bytes"});
+    let value =
+        |n: usize| json!({"name": format!("record {n}"), "n": n, "tags": "some words to reach a hundred bytes"});
     let started = Instant::now();
     for n in 0..alone {
         space.put(&format!("alone/{n:06}"), value(n)).await?;
@@ -239,10 +240,15 @@ async fn cold_join(records: &[(String, Value)], per_transaction: usize, rows: &m
     let traffic = b.node.traffic();
     let started = Instant::now();
     let copy = b.node.join(&ticket, None).await?;
-    until(|| async { copy.stats().await.is_ok_and(|stats| stats.documents == records.len() as u64) }, "the join").await?;
+    until(|| async { copy.stats().await.is_ok_and(|stats| stats.documents == records.len() as u64) }, "the join")
+        .await?;
     let took = started.elapsed().as_secs_f64();
     let received = b.node.traffic().received - traffic.received;
-    rows.push(row(format!("cold join, {label}"), format!("{:.0} records/s", count / took), aim(per_transaction, "≥ 50,000", "")));
+    rows.push(row(
+        format!("cold join, {label}"),
+        format!("{:.0} records/s", count / took),
+        aim(per_transaction, "≥ 50,000", ""),
+    ));
     let wire = received as f64 / count;
     rows.push(row("on the wire", format!("{wire:.0} B/record"), aim(per_transaction, "≤ 250", "≤ 100")));
     let (log, index) = b.disk_bytes()?;
@@ -347,12 +353,18 @@ async fn reconnect(records: &[(String, Value)], rows: &mut Vec<Row>) -> Outcome<
         };
         until(both, "both to converge").await?;
         times.push((started.elapsed() - connected).as_secs_f64() * 1000.0);
-        bytes.push((a.node.traffic().received - before.0.received + b.node.traffic().received - before.1.received) / 200);
+        bytes.push(
+            (a.node.traffic().received - before.0.received + b.node.traffic().received - before.1.received) / 200,
+        );
     }
     times.sort_by(f64::total_cmp);
     bytes.sort_unstable();
     let measured = format!("{:.0} ms, {} B per new record (medians of 5)", times[2], bytes[2]);
-    rows.push(row(format!("100 + 100 offline writes, {} records present", records.len()), measured, "≤ 30 ms, ≤ 300 B"));
+    rows.push(row(
+        format!("100 + 100 offline writes, {} records present", records.len()),
+        measured,
+        "≤ 30 ms, ≤ 300 B",
+    ));
     a.node.shutdown().await;
     b.node.shutdown().await;
     Ok(())

@@ -40,7 +40,10 @@ pub enum ErrorKind {
 #[non_exhaustive]
 pub enum Error {
     /// The data directory has no device yet.
-    #[error("`{}` holds no device yet: run `syncline init`, or name another directory with --data", .directory.display())]
+    #[error(
+        "`{}` holds no device yet: run `syncline init`, or name another directory with --data",
+        .directory.display()
+    )]
     NotInitialised {
         /// The directory.
         directory: PathBuf,
@@ -158,7 +161,9 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotInitialised { .. } | Self::UnknownSpace { .. } => ErrorKind::NotFound,
-            Self::AlreadyInitialised { .. } | Self::NameTaken { .. } | Self::AlreadyJoined { .. } => ErrorKind::Conflict,
+            Self::AlreadyInitialised { .. } | Self::NameTaken { .. } | Self::AlreadyJoined { .. } => {
+                ErrorKind::Conflict
+            }
             Self::Storage(error) => storage_kind(error),
             Self::Network(NetworkError::AddressInUse { .. }) | Self::Offline | Self::Stopping => ErrorKind::Unavailable,
             Self::Network(_) | Self::DamagedFile { .. } => ErrorKind::Internal,

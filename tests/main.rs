@@ -2,4 +2,6 @@
 
 mod api;
 mod cli;
+mod crash;
+mod replication;
 mod tidy;

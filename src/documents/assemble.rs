@@ -14,7 +14,7 @@ use std::sync::Arc;
 use syncline_model::{Action, ContentKey, DeviceId, DocumentKey, Entry};
 
 use super::catalog::{BlockedRecord, CatalogEntry, OperationRef, Reference};
-use super::change::{ChangeHash, ChangeHeader, parse_change};
+use super::change::{ChangeHash, ChangeHeader, ParsedChange, parse_change};
 use super::document::Document;
 use super::limits::{ACTOR_BYTES, MAX_CHANGES_PER_APPLY};
 use super::operations::{Content, Operations, ReadError};
@@ -187,12 +187,8 @@ fn incoming(content: &mut Content, key: &DocumentKey, entry: u32) -> Option<Inco
     let actor = content.actor;
     let entry = content.entries.get_mut(entry as usize).filter(|entry| entry.key == *key)?;
     match &mut entry.action {
-        Action::Change(bytes) => {
-            Some(IncomingChange { bytes: std::mem::take(bytes), expected_actor: Some(actor) })
-        }
-        Action::ForeignChange(bytes) => {
-            Some(IncomingChange { bytes: std::mem::take(bytes), expected_actor: None })
-        }
+        Action::Change(bytes) => Some(IncomingChange { bytes: std::mem::take(bytes), expected_actor: Some(actor) }),
+        Action::ForeignChange(bytes) => Some(IncomingChange { bytes: std::mem::take(bytes), expected_actor: None }),
         Action::Delete => None,
     }
 }
@@ -394,12 +390,22 @@ fn hex(hash: &ChangeHash) -> String {
     data_encoding::HEXLOWER.encode(hash)
 }
 
-/// Whether the change in an entry of somebody else's operation builds on nothing and is acceptable: then nothing can
-/// ever block it but an earlier change of the same author.
+/// Whether the change in an entry is acceptable by itself and builds on nothing: then nothing can ever block it but an
+/// earlier change of the same author.
+///
+/// A change that names no operation, not even its own, is only decoded. Should Automerge refuse it all the same, that
+/// shows when its document is first read.
 pub(super) fn stands_alone(entry: &Entry, actor: &[u8; ACTOR_BYTES]) -> bool {
     let Action::Change(bytes) = &entry.action else { return false };
+    let Ok(parsed) = ParsedChange::parse(bytes) else { return false };
+    let header = &parsed.header;
+    let is_first = header.sequence == 1 && header.start_op == 1 && header.dependencies.is_empty();
+    if !is_first || header.actor != actor {
+        return false;
+    }
+    if !parsed.has_references && !parsed.has_marks {
+        return true;
+    }
     let change = IncomingChange { bytes: bytes.clone(), expected_actor: Some(*actor) };
-    let outcomes = Document::new().apply(vec![change]).outcomes;
-    // Into an empty document goes only a change that is its actor's first and has no dependencies.
-    matches!(outcomes.as_slice(), [Ok(_)])
+    matches!(Document::new().apply(vec![change]).outcomes.as_slice(), [Ok(_)])
 }

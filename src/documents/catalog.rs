@@ -22,6 +22,8 @@
 //! Integers in suffixes are big-endian, in values little-endian. A key holds no control character, so the zero byte
 //! ends it. All values of one batch of operations are written in one atomic batch of the index.
 
+mod recording;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -29,10 +31,10 @@ use std::sync::Arc;
 use rand_core::CryptoRng;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use syncline_model::{DeviceId, DocumentKey, Past};
+use syncline_model::{DeviceId, DocumentKey};
 use syncline_storage::{Area, Batch, IndexError, SpaceIndex};
 
-use super::feed::FeedRecord;
+pub(super) use self::recording::Recording;
 use super::request::{DocumentError, Incarnation, Version};
 
 pub(super) const STATE: Area = Area::external(0x20);
@@ -45,8 +47,7 @@ pub(super) const SNAPSHOT: Area = Area::external(0x26);
 pub(super) const BLOCKED: Area = Area::external(0x27);
 pub(super) const WITHHELD: Area = Area::external(0x28);
 pub(super) const UNSETTLED: Area = Area::external(0x29);
-const AREAS: [Area; 10] =
-    [STATE, AUTHOR, APPLIED, DOCUMENT, REFERENCES, FEED, SNAPSHOT, BLOCKED, WITHHELD, UNSETTLED];
+const AREAS: [Area; 10] = [STATE, AUTHOR, APPLIED, DOCUMENT, REFERENCES, FEED, SNAPSHOT, BLOCKED, WITHHELD, UNSETTLED];
 
 /// Version of this layout; another one is rebuilt.
 const LAYOUT_VERSION: u32 = 1;
@@ -216,12 +217,8 @@ impl Catalog {
             Some(bytes) => decode::<Counting>(&bytes, "the state of documents").ok(),
             None => None,
         };
-        let fresh = Counting {
-            layout: LAYOUT_VERSION,
-            incarnation: draw_incarnation(random),
-            past: Vec::new(),
-            closed: false,
-        };
+        let fresh =
+            Counting { layout: LAYOUT_VERSION, incarnation: draw_incarnation(random), past: Vec::new(), closed: false };
         let mut catalog = Self {
             index,
             counting: fresh,
@@ -543,162 +540,6 @@ impl Catalog {
         let keys = keys.iter().map(|suffix| key_of_suffix(suffix)).collect::<Result<_, _>>()?;
         let next = last.filter(|_| full).map(|suffix| key_of_suffix(&suffix)).transpose()?;
         Ok((keys, next))
-    }
-
-    /// Begins to record operations.
-    pub(super) fn record(&mut self) -> Recording<'_> {
-        let applied = self.applied.clone();
-        Recording {
-            position: self.position,
-            documents: self.documents,
-            applied,
-            catalog: self,
-            touched: BTreeMap::new(),
-            advanced: BTreeSet::new(),
-            feed: FeedRecord::default(),
-            batch: Batch::default(),
-        }
-    }
-}
-
-/// Operations on their way into the catalog: nothing shows before [`Recording::finish`].
-#[derive(Debug)]
-pub(super) struct Recording<'a> {
-    catalog: &'a mut Catalog,
-    position: u64,
-    documents: u64,
-    applied: Vec<u64>,
-    touched: BTreeMap<DocumentKey, Touched>,
-    advanced: BTreeSet<AuthorNumber>,
-    feed: FeedRecord,
-    batch: Batch,
-}
-
-/// A document that the recording concerns.
-#[derive(Debug)]
-pub(super) struct Touched {
-    pub(super) entry: CatalogEntry,
-    existed: bool,
-}
-
-impl Recording<'_> {
-    /// How many operations will be visible.
-    pub(super) fn position(&self) -> u64 {
-        self.position
-    }
-
-    /// The number of an author that has written something.
-    pub(super) fn number(&self, author: &DeviceId) -> Option<AuthorNumber> {
-        self.catalog.number(author)
-    }
-
-    /// How far an author's operations are applied, with those in this recording.
-    pub(super) fn applied(&self, author: &DeviceId) -> u64 {
-        let number = self.catalog.numbers.get(author);
-        number.and_then(|number| self.applied.get(*number as usize)).copied().unwrap_or(0)
-    }
-
-    /// Counts an operation, which must be the author's next or a later one.
-    pub(super) fn operation(&mut self, author: DeviceId, sequence: u64) -> OperationRef {
-        let number = match self.catalog.numbers.get(&author) {
-            Some(number) => *number,
-            None => self.introduce(author),
-        };
-        // A failed recording leaves authors behind that nothing refers to; they still get their entries.
-        self.applied.resize(self.catalog.authors.len(), 0);
-        self.applied[number as usize] = sequence;
-        self.advanced.insert(number);
-        self.position += 1;
-        self.feed.push(number, sequence);
-        OperationRef { author: number, sequence }
-    }
-
-    fn introduce(&mut self, author: DeviceId) -> AuthorNumber {
-        let catalog = &mut *self.catalog;
-        let number = catalog.authors.len() as AuthorNumber;
-        catalog.numbers.insert(author, number);
-        Arc::make_mut(&mut catalog.authors).push(author);
-        catalog.applied.push(0);
-        self.batch.put(catalog.index.key(AUTHOR, &number.to_be_bytes()), author.0.to_vec());
-        number
-    }
-
-    /// The document as of now.
-    pub(super) fn document(&mut self, key: &DocumentKey) -> Result<&mut Touched, IndexError> {
-        if !self.touched.contains_key(key) {
-            let entry = self.catalog.entry(key)?.unwrap_or_default();
-            let existed = entry.exists();
-            self.touched.insert(key.clone(), Touched { entry, existed });
-        }
-        Ok(self.touched.get_mut(key).expect("it was inserted above"))
-    }
-
-    /// Notes that an operation with the causal past `past` (itself included) deletes the document.
-    ///
-    /// The operation's own changes of the document survive: a transaction deletes first.
-    pub(super) fn delete(
-        &mut self,
-        key: &DocumentKey,
-        operation: OperationRef,
-        past: &Past,
-    ) -> Result<(), IndexError> {
-        self.document(key)?;
-        let Self { touched, catalog, .. } = self;
-        let covered = |author: AuthorNumber| {
-            if author == operation.author {
-                return operation.sequence - 1;
-            }
-            catalog.author(author).and_then(|author| past.get(&author)).copied().unwrap_or(0)
-        };
-        if let Some(touched) = touched.get_mut(key) {
-            touched.entry.delete(covered);
-        }
-        Ok(())
-    }
-
-    /// Notes a change of the document.
-    pub(super) fn change(&mut self, key: &DocumentKey, reference: Reference) -> Result<(), IndexError> {
-        let entry = &mut self.document(key)?.entry;
-        entry.add(reference);
-        if entry.tail.len() >= REFERENCES_PER_CHUNK {
-            let chunk: Vec<Reference> = entry.tail.drain(..REFERENCES_PER_CHUNK).collect();
-            let number = entry.chunks;
-            entry.chunks += 1;
-            let place = self.catalog.index.key(REFERENCES, &chunk_suffix(key, number));
-            self.batch.put(place, encode(&chunk));
-        }
-        Ok(())
-    }
-
-    /// Notes that somebody will look at the document for what is blocked, and then call [`Catalog::settled`].
-    pub(super) fn expect(&mut self, key: &DocumentKey) {
-        self.catalog.expect(key, &mut self.batch);
-    }
-
-    /// Writes everything in one atomic batch; returns the documents concerned as they are now.
-    pub(super) fn finish(mut self) -> Result<BTreeMap<DocumentKey, CatalogEntry>, IndexError> {
-        let catalog = &mut *self.catalog;
-        let index = &catalog.index;
-        for (key, Touched { entry, existed }) in &self.touched {
-            match (existed, entry.exists()) {
-                (false, true) => self.documents += 1,
-                (true, false) => self.documents = self.documents.saturating_sub(1),
-                _ => {}
-            }
-            self.batch.put(index.key(DOCUMENT, key.as_str().as_bytes()), entry.encode());
-        }
-        for number in &self.advanced {
-            let sequence = self.applied[*number as usize];
-            self.batch.put(index.key(APPLIED, &number.to_be_bytes()), sequence.to_le_bytes().to_vec());
-        }
-        if !self.feed.is_empty() {
-            self.batch.put(index.key(FEED, &self.position.to_be_bytes()), encode(&self.feed));
-        }
-        self.batch.put(index.key(STATE, b"visible"), encode(&(self.position, self.documents)));
-        index.apply(self.batch)?;
-        (catalog.position, catalog.documents) = (self.position, self.documents);
-        catalog.applied = self.applied;
-        Ok(self.touched.into_iter().map(|(key, touched)| (key, touched.entry)).collect())
     }
 }
 

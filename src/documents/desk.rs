@@ -17,6 +17,8 @@
 //!
 //! [`Slot::pending`]: super::cache::Slot
 
+mod ending;
+mod load;
 mod read;
 mod record;
 #[cfg(test)]
@@ -29,19 +31,19 @@ use std::sync::Arc;
 
 use rand_core::CryptoRng;
 use syncline_model::{ContentKey, DeviceId, DocumentKey, Lineage, SpaceId};
-use syncline_storage::{Batch, IndexError, SpaceIndex};
+use syncline_storage::{IndexError, SpaceIndex};
 
+use self::ending::refuse;
+use self::load::weight;
 use self::read::{Gather, Held, Reader};
 use self::transact::{Pending, SavedLineage};
 use self::watch::Watcher;
-use super::assemble::{Assembled, Base, Missing, Recipe};
-use super::cache::{Cache, Place};
-use super::catalog::{Catalog, CatalogEntry, Reference, SNAPSHOT};
+use super::cache::Cache;
+use super::catalog::{Catalog, CatalogEntry};
 use super::edit::StringMode;
-use super::job::{Assignment, Job, JobDone, Outcome, ReadKind, Returned, Shared, Work};
+use super::job::{Job, JobDone, Outcome, Returned, Shared, Work};
 use super::operations::Operations;
 use super::request::{Answer, DocumentError, Input, Output, Query, Stats, Token};
-use super::snapshot::{Loaded, Snapshot};
 
 /// Bytes of documents kept in memory, unless configured.
 pub const CACHE_BYTES: usize = 64 << 20;
@@ -53,8 +55,6 @@ const OPEN_REQUESTS_MAX: usize = 16_384;
 const SNAPSHOT_CHANGES_MIN: u64 = 16;
 /// Times that a task is tried again because its documents had to be settled first.
 const ATTEMPTS_MAX: u32 = 16;
-/// What one change is assumed to take in memory before it is read, in bytes.
-const CHANGE_BYTES_ESTIMATE: usize = 512;
 /// The latest references among which the carriers of a page of history are looked for.
 const HISTORY_REFERENCES_MAX: u64 = 4096;
 
@@ -201,8 +201,7 @@ impl Desk {
     pub fn set_strings(&mut self, strings: StringMode) {
         if self.shared.strings != strings {
             let Shared { operations, seal_key, .. } = &*self.shared;
-            self.shared =
-                Arc::new(Shared { operations: operations.clone(), seal_key: seal_key.clone(), strings });
+            self.shared = Arc::new(Shared { operations: operations.clone(), seal_key: seal_key.clone(), strings });
         }
     }
 
@@ -267,7 +266,11 @@ impl Desk {
             Input::Apply(operations) => self.apply(&operations, turn),
             Input::Rebuild => self.rebuild(turn),
             Input::Query { token, query } => {
-                if self.has_room(token, turn) { self.query(token, query, turn) } else { Ok(()) }
+                if self.has_room(token, turn) {
+                    self.query(token, query, turn)
+                } else {
+                    Ok(())
+                }
             }
             Input::Watch { token, prefix, since, values } => {
                 self.watch(token, prefix, since, values, turn);
@@ -447,76 +450,6 @@ impl Desk {
         }
     }
 
-    /// Drops what is in memory of a document if it cannot be built upon.
-    fn drop_stale(&mut self, key: &DocumentKey, entry: &CatalogEntry) {
-        let stale = |loaded: &Loaded| loaded.generation != entry.generation || loaded.complete > entry.total();
-        let is_stale = self.cache.get(key).is_some_and(|slot| match &slot.place {
-            Place::Here(loaded) => slot.reset.is_none() && stale(loaded),
-            Place::Absent | Place::Out => false,
-        });
-        if is_stale {
-            self.lineage.stale |= self.cache.discard(key);
-        }
-    }
-
-    /// Takes a document and says how to bring it up to date.
-    fn assign(&mut self, key: &DocumentKey, entry: CatalogEntry, turn: &mut Turn<'_>) -> Result<Assignment, IndexError> {
-        let is_reset = self.cache.slot(key).reset.is_some();
-        let irreplaceable = !self.cache.slot(key).pending.is_empty();
-        let select = self.cache.slot(key).select;
-        let mut known_blocked = self.catalog.blocked_in(key)?;
-        let (mut total, mut generation) = (entry.total(), entry.generation);
-        let survivors = |catalog: &Catalog, from| -> Result<Missing, IndexError> {
-            let mut references = catalog.references(key, &entry, from)?;
-            references.retain(|reference| entry.survives(reference));
-            Ok(Missing::After(references))
-        };
-        let (base, missing) = match self.cache.take(key) {
-            // What others did is taken in when the delete is durable.
-            Some(loaded) if is_reset => {
-                (total, generation) = (loaded.complete, loaded.generation);
-                known_blocked.clone_from(&loaded.blocked);
-                (Base::Loaded(loaded), Missing::After(Vec::new()))
-            }
-            _ if select => {
-                let all = self.catalog.references(key, &entry, 0)?;
-                (Base::Empty, Missing::Select { all, entry })
-            }
-            Some(loaded) => {
-                let missing = survivors(&self.catalog, loaded.complete)?;
-                (Base::Loaded(loaded), missing)
-            }
-            None => match self.snapshot(key, &entry)? {
-                Some(snapshot) => {
-                    let missing = survivors(&self.catalog, snapshot.complete)?;
-                    (Base::Snapshot(snapshot), missing)
-                }
-                None => (Base::Empty, survivors(&self.catalog, entry.floor)?),
-            },
-        };
-        let recipe = Recipe {
-            key: key.clone(),
-            base,
-            missing,
-            total,
-            generation,
-            authors: Arc::clone(self.catalog.authors()),
-            withheld: Arc::clone(self.catalog.withheld()),
-        };
-        let save = (!irreplaceable && !is_reset && total > SNAPSHOT_CHANGES_MIN).then(|| turn.seed());
-        Ok(Assignment { recipe, known_blocked, save, irreplaceable })
-    }
-
-    /// The snapshot of a document, if it can be built upon.
-    fn snapshot(&self, key: &DocumentKey, entry: &CatalogEntry) -> Result<Option<Snapshot>, IndexError> {
-        if entry.total() - entry.floor <= SNAPSHOT_CHANGES_MIN {
-            return Ok(None);
-        }
-        let value = self.catalog.index().value(SNAPSHOT, key.as_str().as_bytes())?;
-        let fits = |found: &Snapshot| found.generation == entry.generation && found.complete <= entry.total();
-        Ok(value.and_then(Snapshot::parse).filter(fits))
-    }
-
     /// Takes back the documents of a job and does what follows from it.
     fn finish(&mut self, done: JobDone, turn: &mut Turn<'_>) -> Result<(), IndexError> {
         let JobDone { id, documents, outcome, work } = done;
@@ -570,63 +503,6 @@ impl Desk {
         Ok(())
     }
 
-    /// Puts a document back; returns what is wrong when it cannot be read.
-    fn take_back(
-        &mut self,
-        key: &DocumentKey,
-        assembled: Option<Assembled>,
-        settles: bool,
-    ) -> Result<Option<String>, IndexError> {
-        let slot = self.cache.slot(key);
-        slot.select = matches!(assembled, Some(Assembled::Select));
-        let discard = std::mem::take(&mut slot.discard);
-        let mut damage = None;
-        let loaded = match assembled {
-            Some(Assembled::Ready(loaded)) => Some(loaded),
-            Some(Assembled::BadSnapshot) => {
-                self.store_snapshot(key, None)?;
-                None
-            }
-            Some(Assembled::Failed(error)) => {
-                damage = Some(error.to_string());
-                None
-            }
-            Some(Assembled::Select) | None => None,
-        };
-        let generation = loaded.as_ref().map_or(0, |loaded| loaded.generation);
-        let blocked = loaded.as_ref().map(|loaded| loaded.blocked.clone());
-        let is_reset = self.cache.slot(key).reset.is_some();
-        let lost = loaded.is_none() || discard;
-        self.cache.put(key, loaded.filter(|_| !discard));
-        if lost {
-            self.lineage.stale |= self.cache.discard(key);
-            self.cache.slot(key);
-        }
-        if let Some(blocked) = blocked
-            && !is_reset
-            && !discard
-            && (settles || !blocked.is_empty() || self.catalog.blocked().contains(key))
-        {
-            // What was found under other circumstances does not count; it is looked for again.
-            let entry = self.catalog.entry(key)?.unwrap_or_default();
-            if entry.generation == generation {
-                self.settle(key, &blocked, settles)?;
-            }
-        }
-        Ok(damage)
-    }
-
-    fn store_snapshot(&self, key: &DocumentKey, value: Option<Vec<u8>>) -> Result<(), IndexError> {
-        let index = self.catalog.index();
-        let mut batch = Batch::default();
-        let place = index.key(SNAPSHOT, key.as_str().as_bytes());
-        match value {
-            Some(value) => batch.put(place, value),
-            None => batch.remove(place),
-        }
-        index.apply(batch)
-    }
-
     /// Removes a task from its queues and readies those that come first now.
     fn leave(&mut self, id: u64, keys: &[DocumentKey]) {
         for key in keys {
@@ -649,197 +525,12 @@ impl Desk {
         let is_first = |key| self.cache.get(key).is_some_and(|slot| slot.queue.front() == Some(&id));
         task.keys.iter().all(is_first)
     }
-
-    /// Lets go of documents that were idle the longest, until the cache is within its bound.
-    fn make_room(&mut self, turn: &mut Turn<'_>) -> Result<(), IndexError> {
-        while let Some((key, loaded)) = self.cache.evict(false) {
-            self.keep_snapshot(&key, &loaded, turn)?;
-        }
-        Ok(())
-    }
-
-    /// Writes a snapshot of a document that leaves memory, if making it anew would take long.
-    fn keep_snapshot(&self, key: &DocumentKey, loaded: &Loaded, turn: &mut Turn<'_>) -> Result<(), IndexError> {
-        let is_worth_it = loaded.complete > SNAPSHOT_CHANGES_MIN
-            && loaded.complete - loaded.saved > SNAPSHOT_CHANGES_MIN
-            && !loaded.document.has_failed();
-        let current = if is_worth_it { self.catalog.entry(key)? } else { None };
-        let Some(entry) = current.filter(|entry| entry.generation == loaded.generation && entry.exists()) else {
-            return Ok(());
-        };
-        if loaded.complete > entry.total() {
-            return Ok(());
-        }
-        match Snapshot::save(loaded, key, &self.shared.seal_key, turn.seed()) {
-            Some(value) => self.store_snapshot(key, Some(value)),
-            None => Ok(()),
-        }
-    }
-
-    /// Gives up a request that is still open here.
-    fn cancel(&mut self, token: Token, turn: &mut Turn<'_>) {
-        let mut found = false;
-        for queries in self.waiting.values_mut() {
-            let before = queries.len();
-            queries.retain(|(waiting, _)| *waiting != token);
-            found |= queries.len() < before;
-        }
-        self.waiting.retain(|_, queries| !queries.is_empty());
-        for held in self.held.values_mut() {
-            let before = held.len();
-            held.retain(|held| held.token() != Some(token));
-            found |= held.len() < before;
-        }
-        self.held.retain(|_, held| !held.is_empty());
-        let gathers = self.gathers.len();
-        self.gathers.retain(|_, gather| gather.token() != Some(token));
-        found |= self.gathers.len() < gathers;
-        let mut cancelled = Vec::new();
-        for (id, task) in &mut self.tasks {
-            match &task.purpose {
-                Purpose::Read(Reader::Caller(reader)) if *reader == token => {
-                    task.purpose = Purpose::Read(Reader::Nobody);
-                    found = true;
-                }
-                Purpose::Transact(writer) if *writer == token && !task.running => cancelled.push(*id),
-                _ => {}
-            }
-        }
-        for id in cancelled {
-            found = true;
-            if let Some(task) = self.tasks.remove(&id) {
-                self.leave(id, &task.keys);
-            }
-        }
-        if found {
-            turn.answer(token, Err(DocumentError::Cancelled));
-        }
-    }
-
-    /// Stops for good: the index cannot be trusted any more.
-    fn fail(&mut self, error: &IndexError, turn: &mut Turn<'_>) {
-        let reason = format!("the index failed ({error}); it is made anew at the next start");
-        tracing::error!(space = %self.space.short(), %error, "the documents stopped");
-        self.answer_all(turn, || DocumentError::Storage { reason: reason.clone() });
-        self.failed = Some(reason);
-    }
-
-    /// Answers everything that is open, but for transactions that the core has.
-    fn answer_all(&mut self, turn: &mut Turn<'_>, error: impl Fn() -> DocumentError) {
-        for (_, task) in std::mem::take(&mut self.tasks) {
-            match task.purpose {
-                Purpose::Transact(token) | Purpose::Read(Reader::Caller(token)) => turn.answer(token, Err(error())),
-                Purpose::Read(_) | Purpose::Touch | Purpose::Settle => {}
-            }
-        }
-        let waiting = std::mem::take(&mut self.waiting).into_values().flatten().map(|(token, _)| token);
-        let held = std::mem::take(&mut self.held).into_values().flatten().filter_map(|held| held.token());
-        let gathers = std::mem::take(&mut self.gathers).into_values().filter_map(|gather| gather.token());
-        for token in waiting.chain(held).chain(gathers) {
-            turn.answer(token, Err(error()));
-        }
-        for (token, watcher) in std::mem::take(&mut self.watchers) {
-            let resume = self.catalog.version(watcher.position());
-            turn.out.push(Output::Unwatched { token, resume, reason: error() });
-        }
-        self.ready.clear();
-        self.gated.clear();
-        self.settling = 0;
-    }
-
-    /// Ends: what is open is answered, what is in memory is kept for the next start.
-    fn close(&mut self, turn: &mut Turn<'_>) -> Result<(), IndexError> {
-        self.closing = true;
-        self.answer_all(turn, || DocumentError::Stopping);
-        let keys: Vec<DocumentKey> = self.cache.keys().cloned().collect();
-        for key in keys {
-            if let Some(slot) = self.cache.get_mut(&key) {
-                slot.queue.clear();
-            }
-            self.cache.rest(&key);
-        }
-        while let Some((key, loaded)) = self.cache.evict(true) {
-            self.keep_snapshot(&key, &loaded, turn)?;
-        }
-        if self.pending.is_empty() { self.catalog.close() } else { Ok(()) }
-    }
-
-    /// Until the end only the core's verdicts on transactions matter.
-    fn handle_closing(&mut self, input: Input, turn: &mut Turn<'_>) {
-        let handled = match input {
-            Input::Committed { token, author, sequence, past } => {
-                let recorded = self.committed(token, author, sequence, past.as_ref(), turn);
-                recorded.and_then(|()| if self.pending.is_empty() { self.catalog.close() } else { Ok(()) })
-            }
-            Input::Aborted { token, reason } => {
-                self.aborted(token, reason, turn);
-                Ok(())
-            }
-            other => {
-                refuse(&other, turn, || DocumentError::Stopping);
-                Ok(())
-            }
-        };
-        if let Err(error) = handled {
-            self.fail(&error, turn);
-        }
-    }
-
-    /// Forgets all that is derived, and counts anew.
-    fn rebuild(&mut self, turn: &mut Turn<'_>) -> Result<(), IndexError> {
-        let resume = self.catalog.version(self.catalog.position());
-        for (token, _) in std::mem::take(&mut self.watchers) {
-            let reason = DocumentError::ForeignVersion { version: resume };
-            turn.out.push(Output::Unwatched { token, resume, reason });
-        }
-        for (token, _) in std::mem::take(&mut self.waiting).into_values().flatten() {
-            turn.answer(token, Err(DocumentError::ForeignVersion { version: resume }));
-        }
-        let keys: Vec<DocumentKey> = self.cache.keys().cloned().collect();
-        for key in keys {
-            self.cache.discard(&key);
-        }
-        self.lineage.stale = true;
-        self.catalog.clear(turn.random)
-    }
-}
-
-/// Answers an input that cannot be handled any more.
-fn refuse(input: &Input, turn: &mut Turn<'_>, error: impl Fn() -> DocumentError) {
-    match input {
-        Input::Transact { token, .. }
-        | Input::Query { token, .. }
-        | Input::Watch { token, .. }
-        | Input::Committed { token, .. }
-        | Input::Aborted { token, .. } => turn.answer(*token, Err(error())),
-        Input::Apply(_)
-        | Input::Rebuild
-        | Input::Taken { .. }
-        | Input::Unwatch { .. }
-        | Input::Cancel { .. }
-        | Input::Worked(_)
-        | Input::Close => {}
-    }
-}
-
-/// About how many bytes a document will take, which stands for the time that work on it takes.
-fn weight(recipe: &Recipe) -> usize {
-    let base = match &recipe.base {
-        Base::Empty => 0,
-        Base::Loaded(loaded) => loaded.document.memory_estimate(),
-        Base::Snapshot(snapshot) => snapshot.bytes(),
-    };
-    let changes: &Vec<Reference> = match &recipe.missing {
-        Missing::After(references) => references,
-        Missing::Select { all, .. } => all,
-    };
-    base + changes.len() * CHANGE_BYTES_ESTIMATE
 }
 
 /// About how many bytes a transaction writes.
 fn edited_bytes(work: &Work) -> usize {
     match work {
         Work::Edit { plans, .. } => plans.iter().map(transact::plan_bytes).sum(),
-        Work::Touch | Work::Read(ReadKind::View) | Work::Read(_) => 0,
+        Work::Touch | Work::Read(_) => 0,
     }
 }

@@ -134,7 +134,9 @@ pub enum EditError {
         length: usize,
     },
     /// A change that the editor claims to have seen is not here.
-    #[error("the document does not hold the change {hash}: wait until it has arrived, or name changes from its history")]
+    #[error(
+        "the document does not hold the change {hash}: wait until it has arrived, or name changes from its history"
+    )]
     UnknownHead {
         /// The change.
         hash: String,

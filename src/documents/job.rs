@@ -21,9 +21,7 @@ use super::limits::ACTOR_BYTES;
 use super::operations::Operations;
 use super::pointer::Pointer;
 use super::receive::{IncomingChange, Received};
-use super::request::{
-    Carrier, Chunks, ConflictChoice, ConflictPlace, DocumentError, HistoryItem,
-};
+use super::request::{Carrier, Chunks, ConflictChoice, ConflictPlace, DocumentError, HistoryItem};
 use super::snapshot::{Loaded, Snapshot};
 
 /// New changes since the last snapshot that make a job write another one.
@@ -344,7 +342,8 @@ fn edit_all(
     for (returned, backup) in documents.iter_mut().zip(backups) {
         match (&mut returned.assembled, backup) {
             (Some(Assembled::Ready(loaded)), Some(backup)) => loaded.document = backup,
-            (Some(Assembled::Ready(loaded)), None) if !several && edited.is_empty() && !loaded.document.has_failed() => {}
+            (Some(Assembled::Ready(loaded)), None)
+                if !several && edited.is_empty() && !loaded.document.has_failed() => {}
             (assembled, _) => *assembled = None,
         }
     }

@@ -1,4 +1,4 @@
-//! What goes into the desk and what comes out of it: the closed vocabulary between callers, the desk and the space core.
+//! What goes into the desk and what comes out of it: the closed vocabulary between callers, desk and space core.
 //!
 //! ```text
 //! caller ── Transact, Query, Watch ──▶ desk ── Commit ──▶ core (seals, signs, chains, makes durable)

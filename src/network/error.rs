@@ -20,7 +20,8 @@ pub enum NetworkError {
     },
     /// The address cannot be listened on.
     #[error(
-        "cannot listen on {address}: {cause}; check that the address belongs to this machine and names a transport that is switched on, such as /ip4/0.0.0.0/tcp/34569 or /ip4/0.0.0.0/udp/34569/quic-v1"
+        "cannot listen on {address}: {cause}; check that the address belongs to this machine and names a transport \
+         that is switched on, such as /ip4/0.0.0.0/tcp/34569 or /ip4/0.0.0.0/udp/34569/quic-v1"
     )]
     Listen {
         /// The address that was asked for.
@@ -29,7 +30,10 @@ pub enum NetworkError {
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A socket was opened but never reported an address.
-    #[error("listening on {address} did not begin within {} seconds: check that its network interface is up", .waited.as_secs())]
+    #[error(
+        "listening on {address} did not begin within {} seconds: check that its network interface is up",
+        .waited.as_secs()
+    )]
     ListenTimeout {
         /// The address that was asked for.
         address: Multiaddr,
@@ -124,7 +128,10 @@ pub enum ConnectError {
         reason: String,
     },
     /// No outcome in time.
-    #[error("no connection to {address} within {} seconds: check that the other device is online and reachable", .waited.as_secs())]
+    #[error(
+        "no connection to {address} within {} seconds: check that the other device is online and reachable",
+        .waited.as_secs()
+    )]
     Timeout {
         /// The address that was asked for.
         address: Multiaddr,

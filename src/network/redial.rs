@@ -1,8 +1,8 @@
 //! Whom to dial again, and when: a schedule without sockets, clocks or randomness of its own.
 //!
-//! A target is dialled at once, then after pauses that double from [`BACKOFF_START`] to [`BACKOFF_LIMIT`], each shortened
-//! by a random part of up to one half, so that nodes that lost each other at the same moment do not dial in step. A
-//! connection that lasts [`STABLE_AFTER`] starts the pauses anew.
+//! A target is dialled at once, then after pauses that double from [`BACKOFF_START`] to [`BACKOFF_LIMIT`], each
+//! shortened by a random part of up to one half, so that nodes that lost each other at the same moment do not dial in
+//! step. A connection that lasts [`STABLE_AFTER`] starts the pauses anew.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

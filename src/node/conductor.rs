@@ -149,6 +149,8 @@ impl Conductor {
                 command = commands.recv() => match command {
                     Some(Command::Shutdown { reply }) => {
                         self.shutdown().await;
+                        // Whoever waits may open the data directory again at once.
+                        drop(self);
                         let _gone = reply.send(());
                         return;
                     }
@@ -554,12 +556,7 @@ impl Workshop {
         SpaceCore::new(self.device.clone(), keys, engine)
     }
 
-    fn start_pump(
-        &self,
-        core: SpaceCore,
-        mut random: StdRng,
-        notices: mpsc::Sender<Notice>,
-    ) -> Result<Link, Error> {
+    fn start_pump(&self, core: SpaceCore, mut random: StdRng, notices: mpsc::Sender<Notice>) -> Result<Link, Error> {
         let space = core.state().keys().space;
         let log = self.store.open_space(space, &mut report)?;
         let replica = SpaceReplica::open(core, log, &self.local_key, self.cache_bytes, &mut random)?;

@@ -69,9 +69,7 @@ pub(super) fn read_port(files: &SmallFiles) -> Option<u16> {
 /// Remembers the port for the next start, so that tickets and peers' memories stay good.
 pub(super) fn write_port(files: &SmallFiles, addresses: &[Multiaddr]) -> Result<(), StorageError> {
     match crate::network::port_of(addresses) {
-        Some(port) if read_port(files) != Some(port) => {
-            files.write(FileScope::Node, PORT, port.to_string().as_bytes())
-        }
+        Some(port) if read_port(files) != Some(port) => files.write(FileScope::Node, PORT, port.to_string().as_bytes()),
         _ => Ok(()),
     }
 }

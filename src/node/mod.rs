@@ -235,10 +235,7 @@ impl Node {
         Space { node: self.clone(), link: entry.link.clone(), name: entry.name.clone() }
     }
 
-    async fn command<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
-    ) -> Result<T, Error> {
+    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command) -> Result<T, Error> {
         let (reply, outcome) = oneshot::channel();
         self.inner.commands.send(command(reply)).await.map_err(|_| Error::Stopping)?;
         outcome.await.map_err(|_| Error::Stopping)?

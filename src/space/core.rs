@@ -326,12 +326,7 @@ impl SpaceCore {
         self.write_control(Kind::KEY_DELIVERY, delivery.encode())
     }
 
-    fn commit(
-        &mut self,
-        token: u64,
-        transaction: &Transaction,
-        random: &mut dyn CryptoRng,
-    ) -> Result<(), WriteError> {
+    fn commit(&mut self, token: u64, transaction: &Transaction, random: &mut dyn CryptoRng) -> Result<(), WriteError> {
         self.check_writer()?;
         let epoch = self.state.membership().epoch();
         let key = self.state.keys.content.get(&epoch).cloned().ok_or(WriteError::NoKey)?;
@@ -425,8 +420,7 @@ impl SpaceCore {
         let id = builder.push(&header, payload_of).map_err(|_| WriteError::TooLarge)?.id;
         let Header { membership, dependencies, .. } = header;
         let operation = OperationSummary { id, kind, membership, epoch, dependencies, control: control.to_vec() };
-        let summary =
-            RunSummary { author: header.author, first: head + 1, previous, operations: vec![operation] };
+        let summary = RunSummary { author: header.author, first: head + 1, previous, operations: vec![operation] };
         let mut admitted = Vec::new();
         let held = self.state.hold(&summary, &mut admitted);
         debug_assert!(held && admitted.len() == 1, "an own operation builds on admitted ones alone");

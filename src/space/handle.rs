@@ -174,7 +174,8 @@ impl Space {
                 Message::Watch { token, prefix, since, values, events, reply }
             })
             .await?;
-        let version = expect(answer, |answer| if let Answer::Watching(version) = answer { Some(version) } else { None })?;
+        let version =
+            expect(answer, |answer| if let Answer::Watching(version) = answer { Some(version) } else { None })?;
         Ok(Watch { link: self.link.clone(), token: watch_token, version, receiver, ready: Vec::new().into_iter() })
     }
 

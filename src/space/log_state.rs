@@ -100,7 +100,9 @@ impl LogState {
     fn drop_uncommitted_keys(&mut self) {
         let (space, membership) = (self.keys.space, self.admission.membership());
         self.keys.content.retain(|epoch, key| {
-            membership.epoch_facts(*epoch).is_none_or(|facts| facts.content_commitment == key.commitment(&space, *epoch))
+            membership
+                .epoch_facts(*epoch)
+                .is_none_or(|facts| facts.content_commitment == key.commitment(&space, *epoch))
         });
         self.keys.replication.retain(|epoch, secret| {
             membership

@@ -46,7 +46,9 @@ impl OpenQueue {
     /// Queues an admitted data operation.
     pub(super) fn admit(&mut self, admitted: &Admitted) {
         match self.items.back_mut() {
-            Some(Item::Stretch { author, last, .. }) if *author == admitted.author && *last + 1 == admitted.sequence => {
+            Some(Item::Stretch { author, last, .. })
+                if *author == admitted.author && *last + 1 == admitted.sequence =>
+            {
                 *last = admitted.sequence;
             }
             _ => self.items.push_back(Item::Stretch {

@@ -13,7 +13,10 @@ use rand::rngs::StdRng;
 use syncline_model::membership::{Certificate, KeyDelivery};
 use syncline_model::{DeviceId, DeviceKey, ReplicationSecret, Role, SpaceId};
 use syncline_storage::{LogReader, StorageError};
-use syncline_sync::{Effect as SyncEffect, Event as SyncEvent, FrameId, Message as SyncMessage, PeerStatus, Replica, Request, RequestId, Token};
+use syncline_sync::{
+    Effect as SyncEffect, Event as SyncEvent, FrameId, Message as SyncMessage, PeerStatus, Replica, Request, RequestId,
+    Token,
+};
 use tokio::sync::{Semaphore, mpsc as async_mpsc, oneshot, watch};
 
 use super::core::{Clock, Event, WriteError};
@@ -454,10 +457,7 @@ impl Pump {
 
     fn clock(&self) -> Clock {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock {
-            now_ms: self.surroundings.started.elapsed().as_millis() as u64,
-            wall_ms: wall.as_millis() as u64,
-        }
+        Clock { now_ms: self.surroundings.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as u64 }
     }
 
     fn number(&mut self) -> u64 {

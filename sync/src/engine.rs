@@ -1,8 +1,8 @@
 //! The engine: one space's state of reconciliation, driven by events.
 //!
 //! [`Engine::handle`] takes an event, then does whatever has become due: requests that took too long are given up,
-//! vectors are compared, ranges are pulled. What each part does is told in its own file; this one keeps the state, sends
-//! events to the parts and finds the next deadline.
+//! vectors are compared, ranges are pulled. What each part does is told in its own file; this one keeps the state,
+//! sends events to the parts and finds the next deadline.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

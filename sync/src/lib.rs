@@ -10,8 +10,8 @@
 //! 2. **Comparison** ([`Request::Summary`]): both sides learn which authors' logs go further at the other one. It takes
 //!    place on connect, on a jittered timer, and costs some 40 bytes when nothing differs.
 //! 3. **Pull** ([`Request::Pull`]): each side asks for what it lacks, as ranges of authors' logs. The answer is a
-//!    [`Page`] of runs, each with one signature at its end. Nothing is ever pushed in this way, so a device takes what it
-//!    has room for.
+//!    [`Page`] of runs, each with one signature at its end. Nothing is ever pushed in this way, so a device takes what
+//!    it has room for.
 //! 4. **Gossip** ([`Event::Gossip`], [`Effect::Publish`]): fresh operations reach everybody in sealed frames, before
 //!    any comparison. It may lose, repeat and reorder.
 //!

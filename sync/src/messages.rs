@@ -371,7 +371,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hostile_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), known in any::<bool>()) {
+        fn hostile_bytes_never_panic(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            known in any::<bool>(),
+        ) {
             if known && !bytes.is_empty() {
                 bytes[0] = 1;
             }

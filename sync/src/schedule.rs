@@ -1,9 +1,9 @@
 //! Which ranges to ask of which peer.
 //!
 //! What is missing of an author's log is split at multiples of a run's greatest length, so that several peers can send
-//! different stretches and that the runs they join end at the same places. A request packs the ranges of several authors up to an
-//! estimate of what a page holds. What is in flight or waits for operations before it counts as covered, so that
-//! nothing is asked for twice at a time.
+//! different stretches and that the runs they join end at the same places. A request packs the ranges of several
+//! authors up to an estimate of what a page holds. What is in flight or waits for operations before it counts as
+//! covered, so that nothing is asked for twice at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -71,8 +71,10 @@ pub(super) async fn run(most: Option<usize>) -> Result<(), Failure> {
     });
     let counted = [screen.counter(0, &shared), screen.counter(1, &bobs)];
     screen.say("both replay what two friends typed into one text, each on their own device");
-    let editors =
-        [spawn(stage.clone(), 0, shared.clone(), screen.clone()), spawn(stage.clone(), 1, bobs.clone(), screen.clone())];
+    let editors = [
+        spawn(stage.clone(), 0, shared.clone(), screen.clone()),
+        spawn(stage.clone(), 1, bobs.clone(), screen.clone()),
+    ];
     cut_and_mend(&stage, &ada, &bob, &screen).await?;
     for editor in editors {
         editor.await.map_err(|_| Failure::new(Exit::Failed, "an editor ended early"))??;

@@ -41,13 +41,7 @@ pub(super) enum Reader {
 #[derive(Debug)]
 pub(super) enum Held {
     /// It was read already.
-    Answer {
-        reader: Reader,
-        key: DocumentKey,
-        kind: ReadKind,
-        result: Result<Found, DocumentError>,
-        position: u64,
-    },
+    Answer { reader: Reader, key: DocumentKey, kind: ReadKind, result: Result<Found, DocumentError>, position: u64 },
     /// It is to be read then.
     Repeat { reader: Reader, key: DocumentKey, kind: ReadKind },
     /// Documents are to be looked at then, for what is blocked in them.

@@ -6,8 +6,8 @@
 //!
 //! The operations that are *withheld* are the least set such that every operation with a blocked change is in it. It
 //! is found by following the consequences: a blocked change withholds its operation, whose other documents are made
-//! again without it, which may block more. When a change is blocked no more, the search begins anew. Both are rare: they
-//! need a faulty or hostile author.
+//! again without it, which may block more. When a change is blocked no more, the search begins anew. Both are rare:
+//! they need a faulty or hostile author.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,9 @@ use crate::documents::assemble::stands_alone;
 use crate::documents::catalog::{BlockedRecord, CatalogEntry, OperationRef, Recording, Reference};
 use crate::documents::job::Work;
 use crate::documents::request::{ChangeEvent, Opened, Output};
+
+/// Operations that one batch of the index takes; larger batches cost more for each operation.
+const OPERATIONS_PER_BATCH: usize = 256;
 
 /// What one entry of an operation does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,10 @@ pub(super) struct Recorded {
 impl Desk {
     /// Records admitted operations; those that were applied before are skipped.
     pub(super) fn apply(&mut self, operations: &[Opened], turn: &mut Turn<'_>) -> Result<(), IndexError> {
+        operations.chunks(OPERATIONS_PER_BATCH).try_for_each(|batch| self.apply_batch(batch, turn))
+    }
+
+    fn apply_batch(&mut self, operations: &[Opened], turn: &mut Turn<'_>) -> Result<(), IndexError> {
         let mut recorded = Recorded { before: self.catalog.position(), ..Recorded::default() };
         let mut looked_at: Vec<Vec<DocumentKey>> = Vec::new();
         let blocked = self.blocked_while_withheld();

@@ -290,7 +290,8 @@ impl Replica {
     /// Delivers all that there is.
     fn catch_up(&mut self) {
         let authors: Vec<DeviceId> = {
-            let mut all: Vec<DeviceId> = self.ledger.written.lock().unwrap().keys().map(|(author, _)| *author).collect();
+            let mut all: Vec<DeviceId> =
+                self.ledger.written.lock().unwrap().keys().map(|(author, _)| *author).collect();
             all.dedup();
             all
         };
@@ -913,8 +914,13 @@ fn moves(with_strangers: bool) -> impl Strategy<Value = Vec<Move>> {
     let write = (0..3_usize, 0..8_u8, 0..4_usize, 0..4_usize, 0..1000_u32);
     let write = write.prop_map(|(replica, kind, key, other, number)| Move::Write { replica, kind, key, other, number });
     let misbehave = (0..2_usize, 0..6_u8, 0..4_usize, 0..4_usize, 0..3_u32);
-    let misbehave = misbehave
-        .prop_map(|(stranger, kind, key, other, number)| Move::Misbehave { stranger, kind, key, other, number });
+    let misbehave = misbehave.prop_map(|(stranger, kind, key, other, number)| Move::Misbehave {
+        stranger,
+        kind,
+        key,
+        other,
+        number,
+    });
     let one = prop_oneof![
         5 => write,
         4 => (0..3_usize).prop_map(|replica| Move::Commit { replica }),

@@ -75,7 +75,7 @@ proptest! {
 
         let ranges: Vec<AuthorRange> = wanted
             .iter()
-            .map(|(author, after, through)| AuthorRange { author: authors[*author].id(), after: *after, through: *through })
+            .map(|&(author, after, through)| AuthorRange { author: authors[author].id(), after, through })
             .collect();
         prop_assert_eq!(read_all(&reader, &ranges, bytes_max), expected(&oracle, &ranges, None));
         for range in &ranges {
