@@ -3,6 +3,7 @@
 //! `cargo bench --bench end_to_end` prints a table; `-- --quick` takes a tenth of the records. Every figure that
 //! depends on the machine stands beside what the same machine can do at best, measured in the same run.
 
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -20,23 +21,16 @@ use syncline_model::DeviceKey;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// One line of the table.
-struct Row {
-    what: String,
-    measured: String,
-    aim: String,
-}
-
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let only = std::env::args().skip_while(|argument| argument != "--only").nth(1);
     let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
     let records = cities(if quick { 5_700 } else { usize::MAX })?;
-    let mut rows = Vec::new();
+    let mut rows = Table::default();
     let machine = Machine::measure()?;
-    rows.push(row("fdatasync after a 256-byte append", format!("{:.0}/s", machine.syncs), ""));
-    rows.push(row("ed25519 signatures, one core", format!("{:.0}/s", machine.signatures), ""));
+    rows.row("fdatasync after a 256-byte append", format!("{:.0}/s", machine.syncs), "");
+    rows.row("ed25519 signatures, one core", format!("{:.0}/s", machine.signatures), "");
     if wanted("writes") {
         writes(&machine, if quick { 300 } else { 2_000 }, if quick { 5_000 } else { 40_000 }, &mut rows).await?;
     }
@@ -53,18 +47,22 @@ async fn main() -> Outcome<()> {
             reconnect(&records[..present], &mut rows).await?;
         }
     }
-    print(&rows);
     Ok(())
 }
 
-fn row(what: impl Into<String>, measured: impl Into<String>, aim: impl Into<String>) -> Row {
-    Row { what: what.into(), measured: measured.into(), aim: aim.into() }
+/// The table, printed line by line as the figures come.
+#[derive(Default)]
+struct Table {
+    lines: usize,
 }
 
-#[expect(clippy::print_stdout, reason = "a table is what this program is for")]
-fn print(rows: &[Row]) {
-    println!("| what | measured | aim |\n| --- | --- | --- |");
-    for Row { what, measured, aim } in rows {
+impl Table {
+    #[expect(clippy::print_stdout, reason = "a table is what this program is for")]
+    fn row(&mut self, what: impl Display, measured: impl Display, aim: impl Display) {
+        if self.lines == 0 {
+            println!("| what | measured | aim |\n| --- | --- | --- |");
+        }
+        self.lines += 1;
         println!("| {what} | {measured} | {aim} |");
     }
 }
@@ -170,7 +168,7 @@ async fn until<F: Future<Output = bool>>(mut holds: impl FnMut() -> F, what: &st
     Ok(())
 }
 
-async fn writes(machine: &Machine, alone: usize, together: usize, rows: &mut Vec<Row>) -> Outcome<()> {
+async fn writes(machine: &Machine, alone: usize, together: usize, rows: &mut Table) -> Outcome<()> {
     let device = Device::start().await?;
     let space = device.node.create_space("bench", Strings::Scalar).await?.space;
     let value =
@@ -181,7 +179,7 @@ async fn writes(machine: &Machine, alone: usize, together: usize, rows: &mut Vec
     }
     let rate = alone as f64 / started.elapsed().as_secs_f64();
     let share = 100.0 * rate / machine.syncs;
-    rows.push(row("durable puts, one by one", format!("{rate:.0}/s, {share:.0} % of fdatasync"), "≥ 60 %"));
+    rows.row("durable puts, one by one", format!("{rate:.0}/s, {share:.0} % of fdatasync"), "≥ 60 %");
 
     let next = Arc::new(AtomicUsize::new(0));
     let started = Instant::now();
@@ -204,7 +202,7 @@ async fn writes(machine: &Machine, alone: usize, together: usize, rows: &mut Vec
     }
     let rate = together as f64 / started.elapsed().as_secs_f64();
     let share = 100.0 * rate / machine.signatures;
-    rows.push(row("durable puts, 64 writers", format!("{rate:.0}/s, {share:.0} % of a core's signing"), "≥ 50 %"));
+    rows.row("durable puts, 64 writers", format!("{rate:.0}/s, {share:.0} % of a core's signing"), "≥ 50 %");
     device.node.shutdown().await;
     Ok(())
 }
@@ -223,7 +221,7 @@ async fn import(space: &Space, records: &[(String, Value)], per_transaction: usi
     Ok(())
 }
 
-async fn cold_join(records: &[(String, Value)], per_transaction: usize, rows: &mut Vec<Row>) -> Outcome<()> {
+async fn cold_join(records: &[(String, Value)], per_transaction: usize, rows: &mut Table) -> Outcome<()> {
     let count = records.len() as f64;
     let (a, b) = (Device::start().await?, Device::start().await?);
     let before = resident_mb();
@@ -232,9 +230,9 @@ async fn cold_join(records: &[(String, Value)], per_transaction: usize, rows: &m
     import(&space, records, per_transaction).await?;
     let rate = count / started.elapsed().as_secs_f64();
     let label = format!("{} cities, {per_transaction} per operation", records.len());
-    rows.push(row(format!("import of {label}"), format!("{rate:.0} records/s"), ""));
+    rows.row(format!("import of {label}"), format!("{rate:.0} records/s"), "");
     let after = resident_mb();
-    rows.push(row("resident memory after it", format!("{after} MB ({before} MB before)"), ""));
+    rows.row("resident memory after it", format!("{after} MB ({before} MB before)"), "");
 
     let ticket = ticket(&space).await?;
     let traffic = b.node.traffic();
@@ -244,21 +242,21 @@ async fn cold_join(records: &[(String, Value)], per_transaction: usize, rows: &m
         .await?;
     let took = started.elapsed().as_secs_f64();
     let received = b.node.traffic().received - traffic.received;
-    rows.push(row(
+    rows.row(
         format!("cold join, {label}"),
         format!("{:.0} records/s", count / took),
         aim(per_transaction, "≥ 50,000", ""),
-    ));
+    );
     let wire = received as f64 / count;
-    rows.push(row("on the wire", format!("{wire:.0} B/record"), aim(per_transaction, "≤ 250", "≤ 100")));
+    rows.row("on the wire", format!("{wire:.0} B/record"), aim(per_transaction, "≤ 250", "≤ 100"));
     let (log, index) = b.disk_bytes()?;
     let (log, index) = (log as f64 / count, index as f64 / count);
-    rows.push(row("on disk at the joiner", format!("{log:.0} B/record in the log, {index:.0} in the index"), ""));
+    rows.row("on disk at the joiner", format!("{log:.0} B/record in the log, {index:.0} in the index"), "");
     let started = Instant::now();
     let equal = export(&space).await? == export(&copy).await?;
     let took = started.elapsed().as_secs_f64() / 2.0;
-    rows.push(row("export", format!("{:.0} records/s, equal: {equal}", count / took), "equal"));
-    rows.push(row("resident memory, both nodes", format!("{} MB", resident_mb()), ""));
+    rows.row("export", format!("{:.0} records/s, equal: {equal}", count / took), "equal");
+    rows.row("resident memory, both nodes", format!("{} MB", resident_mb()), "");
     a.node.shutdown().await;
     b.node.shutdown().await;
     Ok(())
@@ -291,13 +289,15 @@ async fn pair(records: &[(String, Value)]) -> Outcome<(Device, Space, Device, Sp
     let copy = b.node.join(&ticket(&space).await?, None).await?;
     let count = records.len() as u64;
     until(|| async { copy.stats().await.is_ok_and(|stats| stats.documents == count) }, "the first join").await?;
+    let member = || async { copy.status().await.is_ok_and(|status| status.role.is_some()) };
+    until(member, "the admission").await?;
     // B's first operation shows that it may write.
     copy.put("hello", json!({"from": "b"})).await?;
     until(|| async { space.get("hello").await.is_ok_and(|hello| hello.is_some()) }, "b's greeting").await?;
     Ok((a, space, b, copy))
 }
 
-async fn latency(writes: usize, rows: &mut Vec<Row>) -> Outcome<()> {
+async fn latency(writes: usize, rows: &mut Table) -> Outcome<()> {
     let (a, space, b, copy) = pair(&[]).await?;
     let mut seen = copy.watch("w/", None, false).await?;
     let started = Instant::now();
@@ -324,13 +324,13 @@ async fn latency(writes: usize, rows: &mut Vec<Row>) -> Outcome<()> {
     delays.sort();
     let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
     let measured = format!("p50 {:.2} ms, p99 {:.2} ms ({} of {writes})", at(0.5), at(0.99), delays.len());
-    rows.push(row("write on A to visible on B, 200/s", measured, "p50 ≤ 1.5 ms, p99 ≤ 6 ms"));
+    rows.row("write on A to visible on B, 200/s", measured, "p50 ≤ 1.5 ms, p99 ≤ 6 ms");
     a.node.shutdown().await;
     b.node.shutdown().await;
     Ok(())
 }
 
-async fn reconnect(records: &[(String, Value)], rows: &mut Vec<Row>) -> Outcome<()> {
+async fn reconnect(records: &[(String, Value)], rows: &mut Table) -> Outcome<()> {
     let (a, space, b, copy) = pair(records).await?;
     let (mut times, mut bytes) = (Vec::new(), Vec::new());
     for round in 0..5 {
@@ -360,11 +360,7 @@ async fn reconnect(records: &[(String, Value)], rows: &mut Vec<Row>) -> Outcome<
     times.sort_by(f64::total_cmp);
     bytes.sort_unstable();
     let measured = format!("{:.0} ms, {} B per new record (medians of 5)", times[2], bytes[2]);
-    rows.push(row(
-        format!("100 + 100 offline writes, {} records present", records.len()),
-        measured,
-        "≤ 30 ms, ≤ 300 B",
-    ));
+    rows.row(format!("100 + 100 offline writes, {} records present", records.len()), measured, "≤ 30 ms, ≤ 300 B");
     a.node.shutdown().await;
     b.node.shutdown().await;
     Ok(())

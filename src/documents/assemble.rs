@@ -233,13 +233,12 @@ fn select_all(recipe: &Recipe, operations: &dyn Operations) -> Result<Assembled,
         let mut loaded = Loaded::empty(recipe.generation, recipe.total);
         loaded.blocked.clone_from(&unacceptable);
         note_losers(&mut loaded, &candidates, &selection.blocked, entry);
-        apply_selected(&mut loaded, &candidates, &selection.order, withheld, entry);
+        let applied = apply_selected(&mut loaded, &candidates, &selection.order, withheld, entry);
         loaded.blocked.sort_by_key(|record| record.reference);
         loaded.blocked.dedup_by_key(|record| record.reference);
-        let out: BTreeSet<Reference> = loaded.blocked.iter().map(|record| record.reference).collect();
-        let is_out = |candidate: &&Candidate| candidate.carriers.iter().any(|carrier| out.contains(carrier));
         let claim = |candidate: &Candidate| (candidate.header.actor.clone(), candidate.header.sequence);
-        loaded.claimed = candidates.values().filter(is_out).map(claim).collect();
+        let absent = closure.iter().filter(|hash| !applied.contains(*hash));
+        loaded.claimed = absent.filter_map(|hash| candidates.get(hash)).map(claim).collect();
         loaded
     };
     // What is wrong with the changes themselves must not depend on what is withheld because of it.
@@ -258,14 +257,15 @@ fn select_all(recipe: &Recipe, operations: &dyn Operations) -> Result<Assembled,
     Ok(Assembled::Ready(Box::new(loaded)))
 }
 
-/// Applies the selected changes but for those that only withheld operations carry.
+/// Applies the selected changes but for those that only withheld operations carry; returns those that are part of the
+/// document.
 fn apply_selected(
     loaded: &mut Loaded,
     candidates: &BTreeMap<ChangeHash, Candidate>,
     order: &[ChangeHash],
     withheld: &BTreeSet<OperationRef>,
     entry: &CatalogEntry,
-) {
+) -> BTreeSet<ChangeHash> {
     let mut chosen = Vec::with_capacity(order.len());
     for (hash, candidate) in order.iter().filter_map(|hash| Some((hash, candidates.get(hash)?))) {
         match candidate.carriers.iter().find(|carrier| !withheld.contains(&carrier.operation)) {
@@ -281,16 +281,23 @@ fn apply_selected(
         .iter()
         .flat_map(|(hash, candidate)| candidate.carriers.iter().map(|carrier| (*carrier, *hash)))
         .collect();
+    let mut applied = BTreeSet::new();
     for (reference, outcome) in apply(loaded, chosen) {
-        if let Err(rejected) = outcome {
-            if let Rejected::MissingDependencies(missing) = &rejected {
-                loaded.awaited.extend(missing.iter().take(AWAITED_MAX));
+        let rejected = match outcome {
+            Ok(Received::New(header) | Received::Duplicate(header)) => {
+                applied.insert(header.hash);
+                continue;
             }
-            let candidate = hashes.get(&reference).and_then(|hash| candidates.get(hash));
-            let carriers = candidate.into_iter().flat_map(|candidate| candidate.surviving(entry));
-            loaded.blocked.extend(carriers.map(|carrier| blocked_record(carrier, &rejected)));
+            Err(rejected) => rejected,
+        };
+        if let Rejected::MissingDependencies(missing) = &rejected {
+            loaded.awaited.extend(missing.iter().take(AWAITED_MAX));
         }
+        let candidate = hashes.get(&reference).and_then(|hash| candidates.get(hash));
+        let carriers = candidate.into_iter().flat_map(|candidate| candidate.surviving(entry));
+        loaded.blocked.extend(carriers.map(|carrier| blocked_record(carrier, &rejected)));
     }
+    applied
 }
 
 /// Whether a change is acceptable by itself.

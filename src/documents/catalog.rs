@@ -14,7 +14,7 @@
 //! REFERENCES  key ‖ 00 ‖ chunk u64              → postcard(Vec<Reference>), always REFERENCES_PER_CHUNK of them
 //! FEED        last position u64                 → postcard(FeedRecord), see feed.rs
 //! SNAPSHOT    key                               → see snapshot.rs
-//! BLOCKED     key                               → postcard(Vec<BlockedRecord>)
+//! BLOCKED     key                               → postcard(BlockedDocument)
 //! WITHHELD    number u32 ‖ sequence u64         → nothing
 //! UNSETTLED   key                               → nothing
 //! ```
@@ -90,6 +90,8 @@ pub(super) struct AuthorMark {
 pub(super) struct CatalogEntry {
     /// Rises whenever what was loaded before must not be built upon: a delete, or operations withheld.
     pub(super) generation: u32,
+    /// How many deletes have taken something from it.
+    pub(super) deletes: u32,
     /// Whether a transaction over several documents, of which another change may be blocked, touched it.
     pub(super) entangled: bool,
     /// All references before this one are deleted.
@@ -147,6 +149,7 @@ impl CatalogEntry {
         }
         if changed {
             self.generation = self.generation.wrapping_add(1);
+            self.deletes = self.deletes.wrapping_add(1);
             if !self.exists() {
                 self.floor = self.total();
             }
@@ -180,6 +183,14 @@ pub(super) struct BlockedRecord {
     /// It is blocked only because operations are withheld.
     pub(super) derived: bool,
     pub(super) reason: String,
+}
+
+/// All that is blocked in a document.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BlockedDocument {
+    /// Of how many references and deletes that is true.
+    pub(super) basis: (u64, u32),
+    pub(super) records: Vec<BlockedRecord>,
 }
 
 /// What the positions of versions mean.
@@ -380,25 +391,25 @@ impl Catalog {
     }
 
     /// What is known to be blocked in a document.
-    pub(super) fn blocked_in(&self, key: &DocumentKey) -> Result<Vec<BlockedRecord>, IndexError> {
+    pub(super) fn blocked_in(&self, key: &DocumentKey) -> Result<BlockedDocument, IndexError> {
         if !self.blocked.contains(key) {
-            return Ok(Vec::new());
+            return Ok(BlockedDocument::default());
         }
         match self.index.value(BLOCKED, key.as_str().as_bytes())? {
             Some(bytes) => decode(&bytes, "a blocked change"),
-            None => Ok(Vec::new()),
+            None => Ok(BlockedDocument::default()),
         }
     }
 
     /// Replaces what is known to be blocked in a document.
-    pub(super) fn set_blocked(&mut self, key: &DocumentKey, records: &Vec<BlockedRecord>) -> Result<(), IndexError> {
+    pub(super) fn set_blocked(&mut self, key: &DocumentKey, blocked: &BlockedDocument) -> Result<(), IndexError> {
         let mut batch = Batch::default();
         let place = self.index.key(BLOCKED, key.as_str().as_bytes());
-        if records.is_empty() {
+        if blocked.records.is_empty() {
             batch.remove(place);
             self.blocked.remove(key);
         } else {
-            batch.put(place, encode(records));
+            batch.put(place, encode(blocked));
             self.blocked.insert(key.clone());
         }
         self.index.apply(batch)

@@ -16,7 +16,7 @@ use syncline::node::info::InvitationTerms;
 use syncline::{Error, Node, Role, Space, Strings};
 use tokio::sync::watch;
 
-use self::history::History;
+use self::history::{Burst, History};
 use self::screen::Screen;
 use super::failure::{Exit, Failure};
 
@@ -148,21 +148,24 @@ fn spawn(
 
 /// Types one person's edits in order, each as of what that person had seen when typing it.
 async fn type_all(stage: &Stage, agent: usize, space: &Space, screen: &Screen) -> Result<(), Failure> {
-    for (at, edit) in stage.history.edits.iter().enumerate().filter(|(_, edit)| edit.agent == agent) {
+    for burst in stage.history.bursts().iter().filter(|burst| burst.agent == agent) {
         let mut waiting = None;
         loop {
             let seen: Option<Vec<ChangeHash>> = {
                 let changes = stage.changes.lock().map_err(|_| Failure::new(Exit::Failed, "an editor failed"))?;
-                edit.parents.iter().map(|parent| changes[*parent]).collect()
+                burst.parents.iter().map(|parent| changes[*parent]).collect()
             };
             let written = match seen {
-                Some(heads) => space.transact(steps(edit, &heads)?).await.map(Some).or_else(not_here_yet)?,
+                Some(heads) => {
+                    let steps = steps(&stage.history, burst, &heads)?;
+                    space.transact(steps).await.map(Some).or_else(not_here_yet)?
+                }
                 None => None,
             };
             if let Some(written) = written {
                 let change = written.documents.first().and_then(|document| document.change);
                 if let Ok(mut changes) = stage.changes.lock() {
-                    changes[at] = change;
+                    burst.edits.iter().for_each(|edit| changes[*edit] = change);
                 }
                 break;
             }
@@ -171,7 +174,7 @@ async fn type_all(stage: &Stage, agent: usize, space: &Space, screen: &Screen) -
             tokio::time::sleep(RETRY).await;
         }
         stage.stuck[agent].send_replace(false);
-        screen.typed(agent);
+        screen.typed(agent, burst.edits.len());
     }
     Ok(())
 }
@@ -186,14 +189,14 @@ fn not_here_yet<T>(error: Error) -> Result<Option<T>, Error> {
     }
 }
 
-fn steps(edit: &history::Edit, heads: &[ChangeHash]) -> Result<Vec<Step>, Failure> {
+fn steps(history: &History, burst: &Burst, heads: &[ChangeHash]) -> Result<Vec<Step>, Failure> {
     let splice = |(index, delete, insert): &(usize, usize, String)| -> Result<Step, Failure> {
         let (heads, insert) = (heads.to_vec(), insert.clone());
         let path = PATH.parse().map_err(|_| Failure::new(Exit::Failed, "the path is no pointer"))?;
         let edit = Edit::SpliceAt { path, heads, index: *index, delete: *delete, insert };
         Ok(Step::Edit { key: KEY.parse().map_err(Error::Key)?, edit })
     };
-    edit.patches.iter().map(splice).collect()
+    burst.edits.iter().flat_map(|edit| &history.edits[*edit].patches).map(splice).collect()
 }
 
 async fn texts(spaces: &[&Space; 3]) -> Vec<Option<String>> {

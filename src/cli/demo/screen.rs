@@ -42,9 +42,9 @@ impl Screen {
         self.lines.suspend(|| note(&line));
     }
 
-    /// An editor typed an edit.
-    pub(super) fn typed(&self, agent: usize) {
-        self.bars[agent].inc(1);
+    /// An editor sent some edits.
+    pub(super) fn typed(&self, agent: usize, edits: usize) {
+        self.bars[agent].inc(edits as u64);
     }
 
     /// Shows what a device holds for as long as the task runs.

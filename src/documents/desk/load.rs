@@ -8,7 +8,7 @@ use syncline_storage::{Batch, IndexError};
 use super::{Desk, SNAPSHOT_CHANGES_MIN, Turn};
 use crate::documents::assemble::{Assembled, Base, Missing, Recipe};
 use crate::documents::cache::Place;
-use crate::documents::catalog::{Catalog, CatalogEntry, Reference, SNAPSHOT};
+use crate::documents::catalog::{BlockedDocument, Catalog, CatalogEntry, Reference, SNAPSHOT};
 use crate::documents::job::Assignment;
 use crate::documents::snapshot::{Loaded, Snapshot};
 
@@ -38,7 +38,7 @@ impl Desk {
         let is_reset = self.cache.slot(key).reset.is_some();
         let irreplaceable = !self.cache.slot(key).pending.is_empty();
         let select = self.cache.slot(key).select;
-        let mut known_blocked = self.catalog.blocked_in(key)?;
+        let mut known_blocked = self.catalog.blocked_in(key)?.records;
         let (mut total, mut generation) = (entry.total(), entry.generation);
         let survivors = |catalog: &Catalog, from| -> Result<Missing, IndexError> {
             let mut references = catalog.references(key, &entry, from)?;
@@ -99,7 +99,7 @@ impl Desk {
         settles: bool,
     ) -> Result<Option<String>, IndexError> {
         let slot = self.cache.slot(key);
-        slot.select = matches!(assembled, Some(Assembled::Select));
+        let was_selected = std::mem::replace(&mut slot.select, matches!(assembled, Some(Assembled::Select)));
         let discard = std::mem::take(&mut slot.discard);
         let mut damage = None;
         let loaded = match assembled {
@@ -114,8 +114,7 @@ impl Desk {
             }
             Some(Assembled::Select) | None => None,
         };
-        let generation = loaded.as_ref().map_or(0, |loaded| loaded.generation);
-        let blocked = loaded.as_ref().map(|loaded| loaded.blocked.clone());
+        let found = loaded.as_ref().map(|loaded| (loaded.generation, loaded.complete, loaded.blocked.clone()));
         let is_reset = self.cache.slot(key).reset.is_some();
         let lost = loaded.is_none() || discard;
         self.cache.put(key, loaded.filter(|_| !discard));
@@ -123,15 +122,16 @@ impl Desk {
             self.lineage.stale |= self.cache.discard(key);
             self.cache.slot(key);
         }
-        if let Some(blocked) = blocked
+        if let Some((generation, complete, records)) = found
             && !is_reset
             && !discard
-            && (settles || !blocked.is_empty() || self.catalog.blocked().contains(key))
+            && (settles || !records.is_empty() || self.catalog.blocked().contains(key))
         {
             // What was found under other circumstances does not count; it is looked for again.
             let entry = self.catalog.entry(key)?.unwrap_or_default();
             if entry.generation == generation {
-                self.settle(key, &blocked, settles)?;
+                let blocked = BlockedDocument { basis: (complete, entry.deletes), records };
+                self.settle(key, blocked, was_selected, settles)?;
             }
         }
         Ok(damage)

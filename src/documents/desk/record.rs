@@ -16,7 +16,7 @@ use syncline_storage::IndexError;
 
 use super::{Desk, Purpose, Turn};
 use crate::documents::assemble::stands_alone;
-use crate::documents::catalog::{BlockedRecord, CatalogEntry, OperationRef, Recording, Reference};
+use crate::documents::catalog::{BlockedDocument, CatalogEntry, OperationRef, Recording, Reference};
 use crate::documents::job::Work;
 use crate::documents::request::{ChangeEvent, Opened, Output};
 
@@ -90,7 +90,10 @@ impl Desk {
             } else {
                 for key in deeds.iter().map(|deed| deed.key.clone()) {
                     let is_foreign = |entry: &syncline_model::Entry| matches!(entry.action, Action::ForeignChange(_));
-                    let contests = opened.entries.iter().any(is_foreign) && recording.document(&key)?.entry.entangled;
+                    // Of one author the earlier change counts, unless it comes back from before a delete.
+                    let known = &recording.document(&key)?.entry;
+                    let may_come_back = known.deletes > 0 || opened.entries.iter().any(is_foreign);
+                    let contests = known.entangled && may_come_back;
                     if contests || blocked.contains(&key) {
                         looked_at.push(vec![key]);
                     }
@@ -160,29 +163,26 @@ impl Desk {
 
     /// Compares what is blocked in a document with what was known, and follows the consequences.
     ///
-    /// With `again`, also when nothing is new: what is withheld may have been given up.
+    /// `selected`: it was found by selection. `again`: also when nothing is new, since what is withheld may have been
+    /// given up.
     pub(super) fn settle(
         &mut self,
         key: &DocumentKey,
-        blocked: &Vec<BlockedRecord>,
+        blocked: BlockedDocument,
+        selected: bool,
         again: bool,
     ) -> Result<(), IndexError> {
         let known = self.catalog.blocked_in(key)?;
-        if known == *blocked && !again {
+        if known.records == blocked.records && known.basis == blocked.basis && !again {
             return Ok(());
         }
-        if known != *blocked {
-            self.catalog.set_blocked(key, blocked)?;
+        if known != blocked {
+            self.catalog.set_blocked(key, &blocked)?;
         }
-        let remains: BTreeMap<Reference, bool> =
-            blocked.iter().map(|record| (record.reference, record.derived)).collect();
-        // More being withheld frees nothing, so something else has changed.
-        let is_less = |now: Option<&bool>, before: bool| now.is_none_or(|derived| *derived && !before);
-        let freed = known.iter().any(|record| is_less(remains.get(&record.reference), record.derived));
-        if freed && !self.catalog.withheld().is_empty() {
+        if !self.catalog.withheld().is_empty() && may_free(&known, &blocked, selected) {
             return self.search_anew();
         }
-        for record in blocked {
+        for record in &blocked.records {
             let operation = record.reference.operation;
             if !self.catalog.withheld().contains(&operation) {
                 self.withhold(operation)?;
@@ -213,9 +213,9 @@ impl Desk {
         self.catalog.set_withheld(None, &documents)?;
         for key in &documents {
             let mut blocked = self.catalog.blocked_in(key)?;
-            let before = blocked.len();
-            blocked.retain(|record| !record.derived);
-            if blocked.len() < before {
+            let before = blocked.records.len();
+            blocked.records.retain(|record| !record.derived);
+            if blocked.records.len() < before {
                 self.catalog.set_blocked(key, &blocked)?;
             }
         }
@@ -260,6 +260,18 @@ impl Desk {
 
 pub(super) fn deed(entry: &syncline_model::Entry) -> Deed {
     Deed { key: entry.key.clone(), deletes: entry.action == Action::Delete }
+}
+
+/// Whether something may be blocked no more.
+///
+/// More being withheld frees nothing. So a change that is blocked no more, or no more by itself, tells of something
+/// else; and where a selection took in something new, an operation may be withheld for no reason but itself.
+fn may_free(known: &BlockedDocument, blocked: &BlockedDocument, selected: bool) -> bool {
+    let now: BTreeMap<Reference, bool> =
+        blocked.records.iter().map(|record| (record.reference, record.derived)).collect();
+    let is_less = |now: Option<&bool>, before: bool| now.is_none_or(|derived| *derived && !before);
+    let is_freed = known.records.iter().any(|record| is_less(now.get(&record.reference), record.derived));
+    is_freed || (selected && !known.records.is_empty() && known.basis != blocked.basis)
 }
 
 fn changed_documents(deeds: &[Deed]) -> Vec<DocumentKey> {

@@ -444,12 +444,12 @@ impl World {
     }
 
     /// Changes are shown to a watcher.
-    pub(crate) fn changed(&mut self, device: usize, token: u64, events: Vec<ChangeEvent>) {
+    pub(crate) fn changed(&mut self, device: usize, token: u64, events: &[ChangeEvent]) {
         self.note(device, Happening::Changed, [token, events.len() as u64], String::new);
         if self.ledger.streams.get(&token) != Some(&device) {
             return self.violate(format!("#{device} feeds a stream that nobody opened"));
         }
-        for event in &events {
+        for event in events {
             let durable = self.ledger.durable.get(&device).map_or(0, |vector| vector.sequence(&event.author));
             if event.sequence > durable {
                 let sequence = event.sequence;

@@ -384,7 +384,7 @@ impl World {
                 self.later(delay_us, Event::Work { device: number, boot, job: Box::new(job) });
             }
             Wish::Answered { token, result } => self.answered(number, token, result),
-            Wish::Changed { token, events } => self.changed(number, token, events),
+            Wish::Changed { token, events } => self.changed(number, token, &events),
             Wish::Invited { token, outcome } => self.invited(token, outcome),
             Wish::Note(happening, numbers) => self.note(number, happening, numbers, || format!("{numbers:?}")),
             Wish::Violation(text) => self.violate(format!("at #{number}: {text}")),
