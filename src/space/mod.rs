@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`core`] decides, [`replica`] adds the log and the documents and is still free of threads and clocks (the simulator
-//! drives it), [`pump`] is the one thread that owns a space in a running node, [`handle`] is what callers hold.
+//! drives it), `pump` is the one thread that owns a space in a running node, [`handle`] is what callers hold.
 //!
 //! *Invariants:* the core never reads a clock, draws randomness, spawns, awaits or does IO; nothing is answered,
 //! announced or shown before it is durable; no space can block another one.

@@ -364,7 +364,7 @@ impl Pump {
                 let (sender, queued) = (self.sender.clone(), self.queued.clone());
                 self.surroundings.runtime.spawn_blocking(move || {
                     queued.fetch_add(1, Ordering::Relaxed);
-                    sender.send(Message::Worked(job.run()))
+                    let _ended = sender.send(Message::Worked(job.run()));
                 });
             }
             Output::Invited(token, outcome) => {
@@ -440,7 +440,7 @@ impl Pump {
                 }
             };
             queued.fetch_add(1, Ordering::Relaxed);
-            sender.send(Message::Answered { token, response })
+            let _ended = sender.send(Message::Answered { token, response });
         });
     }
 

@@ -213,7 +213,7 @@ async fn wait_for<F: Future<Output = bool>>(mut holds: impl FnMut() -> F, what: 
     let started = Instant::now();
     while !holds().await {
         if started.elapsed() > PATIENCE {
-            return Err(Failure::new(Exit::Timeout, &format!("waited too long for {what}")));
+            return Err(Failure::new(Exit::Timeout, format!("waited too long for {what}")));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -131,7 +131,7 @@ impl Desk {
             let entry = self.catalog.entry(key)?.unwrap_or_default();
             if entry.generation == generation {
                 let blocked = BlockedDocument { basis: (complete, entry.deletes), records };
-                self.settle(key, blocked, was_selected, settles)?;
+                self.settle(key, &blocked, was_selected, settles)?;
             }
         }
         Ok(damage)

@@ -168,7 +168,7 @@ impl Desk {
     pub(super) fn settle(
         &mut self,
         key: &DocumentKey,
-        blocked: BlockedDocument,
+        blocked: &BlockedDocument,
         selected: bool,
         again: bool,
     ) -> Result<(), IndexError> {
@@ -176,10 +176,10 @@ impl Desk {
         if known.records == blocked.records && known.basis == blocked.basis && !again {
             return Ok(());
         }
-        if known != blocked {
-            self.catalog.set_blocked(key, &blocked)?;
+        if known != *blocked {
+            self.catalog.set_blocked(key, blocked)?;
         }
-        if !self.catalog.withheld().is_empty() && may_free(&known, &blocked, selected) {
+        if !self.catalog.withheld().is_empty() && may_free(&known, blocked, selected) {
             return self.search_anew();
         }
         for record in &blocked.records {

@@ -1,4 +1,5 @@
 //! The simulator as a program: one seed with its trace, or many with totals.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "it tells how long the runs took")]
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 use syncline_simulator::{Detail, Outcome, keep_panics, run};
 
 /// How many seeds are run beside those that are kept.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 60;
 
 fn assert_holds(seed: u64) -> Outcome {
     let outcome = run(seed, Detail::Tail);
