@@ -32,7 +32,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     while notes.get("shopping/today").await?.map(|note| note.value).as_ref() != Some(&merged) {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    println!("{merged:#}");
+    #[expect(clippy::print_stdout, reason = "an example shows what it did")]
+    {
+        println!("{merged:#}");
+    }
     phone.shutdown().await;
     laptop.shutdown().await;
     Ok(())

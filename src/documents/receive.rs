@@ -503,6 +503,7 @@ impl<'a> Plan<'a> {
         let decoded = catch_unwind(AssertUnwindSafe(|| parsed.change.decode())).map_err(|_| Rejected::Panicked)?;
         let uncovered = self.uncovered_by(past);
         let start = parsed.header.start_op;
+        let mut made = BTreeSet::new();
         for (operation, counter) in decoded.operations.iter().zip(start..) {
             let object = match &operation.obj {
                 legacy::ObjectId::Root => None,
@@ -518,6 +519,14 @@ impl<'a> Plan<'a> {
                 if !known {
                     return Err(Rejected::UnknownReference);
                 }
+            }
+            // What stands in an object made by the change itself must name the operation that made it.
+            let own_object = object.filter(|id| id.1 == decoded.actor_id && id.0 >= start);
+            if own_object.is_some_and(|id| !made.contains(&id.0)) {
+                return Err(Rejected::UnknownReference);
+            }
+            if matches!(operation.action, legacy::OpType::Make(_)) {
+                made.insert(counter);
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use automerge::{ActorId, AutoCommit, Change, ObjType, ROOT, ReadDoc, ScalarValue
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::limits::{ACTOR_BYTES, MAX_DEPTH, MAX_OPERATION_COUNTER};
+use super::limits::{ACTOR_BYTES, MAX_DEPTH, MAX_OPERATION_COUNTER, MAX_OPERATION_GAP};
 use super::*;
 
 const ALICE: [u8; ACTOR_BYTES] = [0xaa; ACTOR_BYTES];
@@ -568,7 +568,7 @@ fn a_change_out_of_place_is_refused_with_the_reason() {
     assert_eq!(check(forge(&next, |change| change.seq = 7)), Rejected::SequenceGap { expected: 2 });
     assert!(matches!(check(forge(&next, |change| change.seq = 1)), Rejected::Conflicts { .. }));
     assert!(matches!(check(forge(&next, |change| change.deps = vec![])), Rejected::ForgetsItsActor));
-    for wrong in [1, start - 1, start + 1, MAX_OPERATION_COUNTER - 100] {
+    for wrong in [1, start - 1, start + MAX_OPERATION_GAP + 1, MAX_OPERATION_COUNTER - 100] {
         let forged = forge(&next, |change| change.start_op = wrong.try_into().expect("not zero"));
         let rejected = check(forged);
         assert!(
@@ -576,6 +576,9 @@ fn a_change_out_of_place_is_refused_with_the_reason() {
             "start {wrong}: {rejected:?}"
         );
     }
+    // A gap is legal, but here the change's own references point into it.
+    let shifted = forge(&next, |change| change.start_op = (start + 1).try_into().expect("not zero"));
+    assert_eq!(check(shifted), Rejected::UnknownReference);
     for wrong in [MAX_OPERATION_COUNTER, u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::MAX] {
         let forged = forge(&next, |change| change.start_op = wrong.try_into().expect("not zero"));
         assert!(matches!(check(forged), Rejected::Invalid(_)), "start {wrong}");

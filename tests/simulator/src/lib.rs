@@ -8,7 +8,7 @@
 //! crate), the clocks, the network, the workers, and the few things that a node does around its replicas: the hello,
 //! the search for a sponsor, and gossip's flooding.
 //!
-//! `plan` draws what a run is like, `world` is its queue of events, `device` one device, `network` and `faults` what
+//! `plan` draws what a run is like, `world` is its queue of events, `device` and `running` one device, `network` and `faults` what
 //! lies between them and goes wrong, `people` who writes and reads, `ledger` what they were told, and `checks` what
 //! must hold.
 
@@ -21,6 +21,7 @@ mod network;
 mod people;
 mod plan;
 mod random;
+mod running;
 mod trace;
 mod world;
 
