@@ -99,6 +99,8 @@ struct Hosted {
 struct Peer {
     tags: PeerTags,
     shares: BTreeSet<SpaceId>,
+    /// Whether the last hello was answered.
+    greeted: bool,
 }
 
 pub(super) struct Conductor {
@@ -182,6 +184,8 @@ impl Conductor {
     }
 
     /// Opens a space's log and documents and starts its pump.
+    ///
+    /// A space whose founding was cut short has keys but no genesis and never was acknowledged: it is removed.
     async fn host(&mut self, core: SpaceCore) -> Result<SpaceId, Error> {
         let keys = core.state().keys();
         let (space, name) = (keys.space, keys.name.clone());
@@ -189,7 +193,12 @@ impl Conductor {
         let workshop = self.workshop.clone();
         let notices = self.notices.clone();
         let random = StdRng::from_rng(&mut self.random);
-        let link = blocking(move || workshop.start_pump(core, random, notices)).await?;
+        let Some(link) = blocking(move || workshop.start_pump(core, random, notices)).await? else {
+            tracing::warn!(space = %space.short(), "a space whose founding was cut short is removed");
+            let store = self.workshop.store.clone();
+            blocking(move || Ok(store.remove_space(space)?)).await?;
+            return Ok(space);
+        };
         self.spaces.insert(space, Hosted { name, link, topic: None, ticket, joining_problem: None });
         self.publish();
         Ok(space)
@@ -354,7 +363,8 @@ impl Conductor {
             .filter_map(|(space, hosted)| Some((*space, hosted.link.facts.borrow().replication.clone()?)))
             .collect();
         let tags = PeerTags::new(&local, &peer, secrets.iter().map(|(space, secret)| (*space, secret)));
-        self.peers.entry(peer).or_default().tags = tags.clone();
+        let known = self.peers.entry(peer).or_default();
+        (known.tags, known.greeted) = (tags.clone(), false);
         for hello in tags.hellos() {
             let answer = network.send_request(peer, Protocol::Sync, SyncMessage::Hello(hello.clone()).encode());
             let (notices, tags) = (self.notices.clone(), tags.clone());
@@ -370,6 +380,7 @@ impl Conductor {
 
     fn shares(&mut self, peer: DeviceId, spaces: Vec<SpaceId>) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.greeted = true;
         for space in spaces {
             if let Some(hosted) = self.spaces.get(&space)
                 && known.shares.insert(space)
@@ -512,6 +523,11 @@ impl Conductor {
         for space in waiting {
             self.apply_for_admission(space);
         }
+        let ungreeted: Vec<DeviceId> =
+            self.peers.iter().filter(|(_, known)| !known.greeted).map(|(peer, _)| *peer).collect();
+        for peer in ungreeted {
+            self.greet(peer);
+        }
         self.write_known_peers().await;
     }
 
@@ -556,10 +572,20 @@ impl Workshop {
         SpaceCore::new(self.device.clone(), keys, engine)
     }
 
-    fn start_pump(&self, core: SpaceCore, mut random: StdRng, notices: mpsc::Sender<Notice>) -> Result<Link, Error> {
+    fn start_pump(
+        &self,
+        core: SpaceCore,
+        mut random: StdRng,
+        notices: mpsc::Sender<Notice>,
+    ) -> Result<Option<Link>, Error> {
         let space = core.state().keys().space;
         let log = self.store.open_space(space, &mut report)?;
         let replica = SpaceReplica::open(core, log, &self.local_key, self.cache_bytes, &mut random)?;
+        let state = replica.core().state();
+        let own = state.keys().founder == state.device_id();
+        if own && state.keys().ticket.is_none() && state.membership().genesis().is_none() {
+            return Ok(None);
+        }
         let surroundings = Surroundings {
             network: self.network.clone(),
             runtime: self.runtime.clone(),
@@ -568,7 +594,7 @@ impl Workshop {
             started: self.started,
             random,
         };
-        Ok(pump::start(replica, surroundings))
+        Ok(Some(pump::start(replica, surroundings)))
     }
 }
 

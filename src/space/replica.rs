@@ -9,7 +9,7 @@ use rand_core::CryptoRng;
 use syncline_model::limits::PAYLOAD_BYTES_MAX;
 use syncline_model::membership::KeyDelivery;
 use syncline_model::{ContentKey, DeviceId, DeviceKey, Run, Strings};
-use syncline_storage::{AuthorRange, LogReader, SpaceLog, StorageError};
+use syncline_storage::{AuthorRange, GatheredIndex, LogReader, SpaceLog, StorageError};
 use syncline_sync::{Effect as SyncEffect, Event as SyncEvent, Range, RequestId, Response, Serving};
 
 use super::core::{Clock, Effect, Event, SpaceCore, WriteError};
@@ -64,6 +64,7 @@ pub struct SpaceReplica {
     desk: Desk,
     log: SpaceLog,
     reader: LogReader,
+    gathered: Arc<GatheredIndex>,
     keyring: Keyring,
     outputs: Vec<Output>,
 }
@@ -92,12 +93,14 @@ impl SpaceReplica {
             large_document_bytes: LARGE_DOCUMENT_BYTES,
         };
         let operations = Arc::new(LogOperations::new(reader.clone(), opener));
-        let mut desk = Desk::open(config, log.index().clone(), operations, random)?;
+        // A step's many small changes of the catalog become one batch.
+        let (catalog, gathered) = log.index().gathered();
+        let mut desk = Desk::open(config, catalog, operations, random)?;
         let applied = |author: &DeviceId| desk.applied(author);
         log.replay(None, &mut |_, summary| core.replay(&summary, &applied))?;
         desk.set_strings(string_mode(&core));
         keyring.renew(core.state());
-        Ok(Self { core, desk, log, reader, keyring, outputs: Vec::new() })
+        Ok(Self { core, desk, log, reader, gathered, keyring, outputs: Vec::new() })
     }
 
     /// Opens what the documents have not seen yet; once, before the first input.
@@ -151,7 +154,7 @@ impl SpaceReplica {
         loop {
             let batch = self.core.take_batch();
             if batch.is_empty() {
-                return Ok(());
+                return Ok(self.gathered.write()?);
             }
             self.log.append(&batch)?;
             self.log.sync()?;
@@ -167,6 +170,7 @@ impl SpaceReplica {
     /// Ends it: everything open is answered, and what helps the next start is kept.
     pub fn close(mut self, clock: Clock, random: &mut dyn CryptoRng) -> Result<Vec<Output>, StorageError> {
         self.handle(Input::Desk(DeskInput::Close), clock, random)?;
+        self.gathered.write()?;
         self.log.close()?;
         Ok(self.outputs)
     }

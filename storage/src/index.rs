@@ -3,6 +3,7 @@
 //! Batches are atomic, not immediately durable: after a crash the index may be an older state of itself, never a
 //! mixture. Whoever keeps something here therefore records in the same batch up to where in the log it is complete.
 
+mod gathered;
 mod memory;
 mod sled;
 
@@ -13,6 +14,7 @@ use std::fmt::Debug;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+pub use self::gathered::GatheredIndex;
 pub use self::memory::MemoryIndex;
 pub use self::sled::SledIndex;
 use crate::layout::{Area, area_key, successor};
@@ -119,6 +121,12 @@ pub struct SpaceIndex {
 impl SpaceIndex {
     pub(crate) fn new(index: Arc<dyn Index>, number: u32) -> Self {
         Self { index, number }
+    }
+
+    /// The same part of the index behind a gatherer of its own, which has to be told when to write.
+    pub fn gathered(&self) -> (Self, Arc<GatheredIndex>) {
+        let gathered = Arc::new(GatheredIndex::new(self.index.clone()));
+        (Self { index: gathered.clone(), number: self.number }, gathered)
     }
 
     /// The number that its keys begin with. A space whose index is made anew gets a new one.

@@ -31,7 +31,7 @@ mod store;
 
 pub use disk::{Disk, DiskFile, FileDisk, MemoryDisk};
 pub use error::StorageError;
-pub use index::{Batch, Index, IndexError, MemoryIndex, SledIndex, SpaceIndex};
+pub use index::{Batch, GatheredIndex, Index, IndexError, MemoryIndex, SledIndex, SpaceIndex};
 pub use layout::Area;
 pub use log::{
     AppendLimits, ArrivalPage, AuthorRange, Findings, Incarnation, LogReader, LogStats, SpaceLog, StoredRun,

@@ -87,6 +87,12 @@ fn check_space_index(index: &Arc<dyn Index>) {
 }
 
 #[test]
+fn a_gathered_index_conforms() {
+    let index: Arc<dyn Index> = Arc::new(super::GatheredIndex::new(Arc::new(super::MemoryIndex::default())));
+    check(&index);
+}
+
+#[test]
 fn memory_conforms() {
     let index: Arc<dyn Index> = Arc::new(MemoryIndex::new());
     check(&index);

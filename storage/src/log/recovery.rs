@@ -110,6 +110,8 @@ pub(crate) fn settle_last_segment(
             file.truncate(u64::from(tail.durable)).map_err(StorageError::io("truncate", &path))?;
             file.sync().map_err(StorageError::io("sync", &path))?;
         }
+        // A process that died, or a call that failed, may have left the segment under a name that is not durable.
+        parts.disk.sync_directory(&parts.directory).map_err(StorageError::io("sync", &parts.directory))?;
         return Ok(file);
     }
     let (moved, new_file) = copy_tail(parts, last, &*file, &tail, progress)?;

@@ -8,9 +8,9 @@
 //! crate), the clocks, the network, the workers, and the few things that a node does around its replicas: the hello,
 //! the search for a sponsor, and gossip's flooding.
 //!
-//! `plan` draws what a run is like, `world` is its queue of events, `device` and `running` one device, `network` and `faults` what
-//! lies between them and goes wrong, `people` who writes and reads, `ledger` what they were told, and `checks` what
-//! must hold.
+//! `plan` draws what a run is like, `world` is its queue of events, `device` and `running` one device,
+//! `network` and `faults` what lies between them and goes wrong, `people` who writes and reads, `ledger` what they
+//! were told, and `checks` what must hold.
 
 mod checks;
 mod device;
