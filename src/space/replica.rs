@@ -9,7 +9,7 @@ use rand_core::CryptoRng;
 use syncline_model::limits::PAYLOAD_BYTES_MAX;
 use syncline_model::membership::KeyDelivery;
 use syncline_model::{ContentKey, DeviceId, DeviceKey, Run, Strings};
-use syncline_storage::{AuthorRange, GatheredIndex, LogReader, SpaceLog, StorageError};
+use syncline_storage::{AuthorRange, LogReader, SpaceLog, StorageError};
 use syncline_sync::{Effect as SyncEffect, Event as SyncEvent, Range, RequestId, Response, Serving};
 
 use super::core::{Clock, Effect, Event, SpaceCore, WriteError};
@@ -22,6 +22,9 @@ use crate::documents::{
 
 /// Bytes of runs that one read for opening asks of the log.
 const READ_BYTES_MAX: usize = 4 << 20;
+
+/// How long the index gathers before it is written: it only has to be ahead of the next start.
+const INDEX_DELAY_MS: u64 = 100;
 
 /// What a replica is told.
 #[derive(Debug)]
@@ -64,7 +67,8 @@ pub struct SpaceReplica {
     desk: Desk,
     log: SpaceLog,
     reader: LogReader,
-    gathered: Arc<GatheredIndex>,
+    /// When the index is to be written at the latest.
+    index_due_ms: Option<u64>,
     keyring: Keyring,
     outputs: Vec<Output>,
 }
@@ -73,11 +77,12 @@ impl SpaceReplica {
     /// Ties a core to its log and documents, after replaying what the log holds.
     pub fn open(
         mut core: SpaceCore,
-        log: SpaceLog,
+        mut log: SpaceLog,
         local_key: &ContentKey,
         cache_bytes: usize,
         random: &mut dyn CryptoRng,
     ) -> Result<Self, StorageError> {
+        log.gather_index();
         let reader = log.reader();
         let keyring = Keyring::default();
         let opener = {
@@ -93,14 +98,12 @@ impl SpaceReplica {
             large_document_bytes: LARGE_DOCUMENT_BYTES,
         };
         let operations = Arc::new(LogOperations::new(reader.clone(), opener));
-        // A step's many small changes of the catalog become one batch.
-        let (catalog, gathered) = log.index().gathered();
-        let mut desk = Desk::open(config, catalog, operations, random)?;
+        let mut desk = Desk::open(config, log.index().clone(), operations, random)?;
         let applied = |author: &DeviceId| desk.applied(author);
         log.replay(None, &mut |_, summary| core.replay(&summary, &applied))?;
         desk.set_strings(string_mode(&core));
         keyring.renew(core.state());
-        Ok(Self { core, desk, log, reader, gathered, keyring, outputs: Vec::new() })
+        Ok(Self { core, desk, log, reader, index_due_ms: None, keyring, outputs: Vec::new() })
     }
 
     /// Opens what the documents have not seen yet; once, before the first input.
@@ -134,7 +137,7 @@ impl SpaceReplica {
 
     /// When the next [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.core.next_deadline()
+        self.core.next_deadline().into_iter().chain(self.index_due_ms).min()
     }
 
     /// Handles one input.
@@ -154,12 +157,23 @@ impl SpaceReplica {
         loop {
             let batch = self.core.take_batch();
             if batch.is_empty() {
-                return Ok(self.gathered.write()?);
+                return self.write_index_when_due(clock);
             }
             self.log.append(&batch)?;
             self.log.sync()?;
             self.handle(Input::Core(Event::Durable), clock, random)?;
         }
+    }
+
+    /// Writes what the index has gathered, some time after it began to gather.
+    fn write_index_when_due(&mut self, clock: Clock) -> Result<(), StorageError> {
+        if !self.log.is_index_behind() {
+            self.index_due_ms = None;
+        } else if clock.now_ms >= *self.index_due_ms.get_or_insert(clock.now_ms + INDEX_DELAY_MS) {
+            self.log.write_index()?;
+            self.index_due_ms = None;
+        }
+        Ok(())
     }
 
     /// What is to be carried out.
@@ -170,7 +184,6 @@ impl SpaceReplica {
     /// Ends it: everything open is answered, and what helps the next start is kept.
     pub fn close(mut self, clock: Clock, random: &mut dyn CryptoRng) -> Result<Vec<Output>, StorageError> {
         self.handle(Input::Desk(DeskInput::Close), clock, random)?;
-        self.gathered.write()?;
         self.log.close()?;
         Ok(self.outputs)
     }

@@ -29,6 +29,11 @@ impl GatheredIndex {
         self.write_all(&mut self.gathered())
     }
 
+    /// Whether nothing is held back.
+    pub fn is_empty(&self) -> bool {
+        self.gathered().is_empty()
+    }
+
     fn write_all(&self, changes: &mut BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), IndexError> {
         if changes.is_empty() {
             return Ok(());

@@ -32,6 +32,11 @@ pub(crate) struct Indexer {
 }
 
 impl Indexer {
+    /// Goes on with another view of the same index.
+    pub(super) fn use_index(&mut self, index: SpaceIndex) {
+        self.index = index;
+    }
+
     pub(crate) fn new(index: SpaceIndex, watermark: Watermark) -> Self {
         Self { index, watermark, batch: Batch::default(), batch_runs: 0, batch_bytes: 0 }
     }

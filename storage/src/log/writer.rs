@@ -12,7 +12,7 @@ use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, create_segment, segmen
 use super::{APPEND_BYTES_MAX, AppendLimits, Incarnation, LogParts, UNSYNCED_BYTES_MAX, UNSYNCED_RUNS_MAX};
 use crate::disk::{Disk, DiskFile};
 use crate::error::StorageError;
-use crate::index::{IndexError, SpaceIndex};
+use crate::index::{GatheredIndex, IndexError, SpaceIndex};
 use crate::layout::{Area, Watermark, decode_arrival, decode_position, encode_arrival};
 use crate::position::Position;
 use crate::progress::Progress;
@@ -25,6 +25,7 @@ use crate::store::OpenSpace;
 #[derive(Debug)]
 pub struct SpaceLog {
     parts: Arc<LogParts>,
+    gathered: Option<Arc<GatheredIndex>>,
     limits: AppendLimits,
     segment: CurrentSegment,
     segments: u64,
@@ -91,6 +92,7 @@ impl SpaceLog {
             indexer: Indexer::new(parts.index.clone(), watermark),
             poison: None,
             parts: Arc::new(parts),
+            gathered: None,
             _open: open,
         })
     }
@@ -115,6 +117,30 @@ impl SpaceLog {
     /// When the index is made anew all of it is gone, theirs included.
     pub fn index(&self) -> &SpaceIndex {
         &self.parts.index
+    }
+
+    /// Lets the index gather from now on, to be written by [`SpaceLog::write_index`]: its batches are small and many,
+    /// and writing one costs more than making it. To be called before the first reader is made; later it does nothing.
+    pub fn gather_index(&mut self) {
+        if let Some(parts) = Arc::get_mut(&mut self.parts) {
+            let (index, gathered) = parts.index.gathered();
+            self.indexer.use_index(index.clone());
+            parts.index = index;
+            self.gathered = Some(gathered);
+        }
+    }
+
+    /// Writes what the index has gathered.
+    ///
+    /// It needs no haste. What is lost of it in a crash is made again from the log at the next opening.
+    pub fn write_index(&self) -> Result<(), StorageError> {
+        let written = self.gathered.as_ref().map_or(Ok(()), |gathered| gathered.write());
+        written.map_err(|error| self.parts.index_failed(error))
+    }
+
+    /// Whether the index has gathered anything that is not written.
+    pub fn is_index_behind(&self) -> bool {
+        self.gathered.as_ref().is_some_and(|gathered| !gathered.is_empty())
     }
 
     /// Visits every run after `after` in order of arrival, from the index alone.
