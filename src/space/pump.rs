@@ -35,6 +35,13 @@ const NETWORK_QUEUE_MAX: usize = 4096;
 /// Most messages taken into one step, so that answers are not held up by those that keep coming.
 const STEP_MESSAGES_MAX: usize = 1024;
 
+/// How long a step waits at most for callers that are expected back: about the time of one sync.
+const GATHER_MAX: Duration = Duration::from_micros(150);
+/// How long the thread stays awake for the caller that it has just answered.
+const RETURN_MAX: Duration = Duration::from_micros(50);
+/// Fewer callers than this are not waited for.
+const GATHER_CALLERS_MIN: usize = 4;
+
 /// What a watcher receives.
 #[derive(Debug)]
 pub(crate) enum Watched {
@@ -193,6 +200,7 @@ pub(crate) fn start(replica: SpaceReplica, surroundings: Surroundings) -> Link {
         requests: BTreeMap::new(),
         frames: BTreeMap::new(),
         numbers: 0,
+        answered: 0,
     };
     let name = format!("space {}", space.short());
     std::thread::Builder::new()
@@ -217,6 +225,8 @@ struct Pump {
     frames: BTreeMap<FrameId, GossipId>,
     /// Numbers for the core's tokens, requests and frames.
     numbers: u64,
+    /// Callers answered in the last step.
+    answered: usize,
 }
 
 impl Pump {
@@ -238,15 +248,24 @@ impl Pump {
     fn serve(&mut self, receiver: &Receiver<Message>) -> Result<Option<oneshot::Sender<()>>, StorageError> {
         loop {
             let mut messages = vec![self.wait(receiver)];
-            while messages.len() < STEP_MESSAGES_MAX {
-                match receiver.try_recv() {
-                    Ok(message) => messages.push(message),
-                    Err(_) => break,
-                }
-            }
+            self.gather(receiver, &mut messages);
             self.queued.fetch_sub(messages.len(), Ordering::Relaxed);
             if let Some(reply) = self.step(messages)? {
                 return Ok(Some(reply));
+            }
+        }
+    }
+
+    /// Takes what has queued up. Callers that were answered together come back together: as many are waited for, for a
+    /// moment, so that they share the next sync as well.
+    fn gather(&self, receiver: &Receiver<Message>, messages: &mut Vec<Message>) {
+        let began = Instant::now();
+        let expected = if self.answered < GATHER_CALLERS_MIN { 0 } else { self.answered };
+        while messages.len() < STEP_MESSAGES_MAX {
+            match receiver.try_recv() {
+                Ok(message) => messages.push(message),
+                Err(_) if messages.len() < expected && began.elapsed() < GATHER_MAX => std::thread::yield_now(),
+                Err(_) => break,
             }
         }
     }
@@ -257,6 +276,14 @@ impl Pump {
             self.queued.fetch_add(1, Ordering::Relaxed);
             Message::Tick
         };
+        // Whoever was just answered may be back sooner than a thread is put to sleep and woken.
+        let began = Instant::now();
+        while self.answered > 0 && began.elapsed() < RETURN_MAX {
+            if let Ok(message) = receiver.try_recv() {
+                return message;
+            }
+            std::thread::yield_now();
+        }
         // The pump holds a sender itself, so the queue never ends.
         match self.replica.next_deadline() {
             None => receiver.recv().unwrap_or_else(|_| tick(RecvTimeoutError::Disconnected)),
@@ -278,9 +305,12 @@ impl Pump {
             }
         }
         self.replica.settle(clock, &mut self.surroundings.random)?;
-        for output in self.replica.take_outputs() {
+        let outputs = self.replica.take_outputs();
+        self.answered = outputs.iter().filter(|output| matches!(output, Output::Answer(..))).count();
+        for output in outputs {
             self.carry_out(output)?;
         }
+        self.replica.tidy()?;
         Ok(closing)
     }
 

@@ -25,6 +25,8 @@ const READ_BYTES_MAX: usize = 4 << 20;
 
 /// How long the index gathers before it is written: it only has to be ahead of the next start.
 const INDEX_DELAY_MS: u64 = 100;
+/// Gathered changes of the index that are worth a batch of their own.
+const INDEX_BACKLOG: usize = 256;
 
 /// What a replica is told.
 #[derive(Debug)]
@@ -167,13 +169,22 @@ impl SpaceReplica {
 
     /// Writes what the index has gathered, some time after it began to gather.
     fn write_index_when_due(&mut self, clock: Clock) -> Result<(), StorageError> {
-        if !self.log.is_index_behind() {
+        if self.log.index_backlog() == 0 {
             self.index_due_ms = None;
         } else if clock.now_ms >= *self.index_due_ms.get_or_insert(clock.now_ms + INDEX_DELAY_MS) {
             self.log.write_index()?;
             self.index_due_ms = None;
         }
         Ok(())
+    }
+
+    /// Writes what the index has gathered if it is much: best while callers are busy with their answers.
+    pub fn tidy(&mut self) -> Result<(), StorageError> {
+        if self.log.index_backlog() < INDEX_BACKLOG {
+            return Ok(());
+        }
+        self.index_due_ms = None;
+        self.log.write_index()
     }
 
     /// What is to be carried out.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Batch, Index, IndexError, KeyValue, Visit};
 
 /// Changes gathered before they are written even if nobody asks for it.
-const GATHERED_MAX: usize = 512;
+const GATHERED_MAX: usize = 4096;
 
 /// Holds changes back until [`GatheredIndex::write`], and answers as if they were made.
 ///
@@ -29,9 +29,9 @@ impl GatheredIndex {
         self.write_all(&mut self.gathered())
     }
 
-    /// Whether nothing is held back.
-    pub fn is_empty(&self) -> bool {
-        self.gathered().is_empty()
+    /// How many changes are held back.
+    pub fn backlog(&self) -> usize {
+        self.gathered().len()
     }
 
     fn write_all(&self, changes: &mut BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), IndexError> {

@@ -138,9 +138,9 @@ impl SpaceLog {
         written.map_err(|error| self.parts.index_failed(error))
     }
 
-    /// Whether the index has gathered anything that is not written.
-    pub fn is_index_behind(&self) -> bool {
-        self.gathered.as_ref().is_some_and(|gathered| !gathered.is_empty())
+    /// How many changes the index has gathered and not written.
+    pub fn index_backlog(&self) -> usize {
+        self.gathered.as_ref().map_or(0, |gathered| gathered.backlog())
     }
 
     /// Visits every run after `after` in order of arrival, from the index alone.
