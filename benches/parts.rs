@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
@@ -10,8 +10,7 @@ use syncline::documents::{Document, Edit, IncomingChange, StringMode};
 use syncline_model::keys::{SEAL_OVERHEAD_BYTES, open, seal, verify};
 use syncline_model::run::RunBuilder;
 use syncline_model::{
-    Action, Admission, ContentKey, DeviceKey, Entry, Header, Kind, Lineage, Membership, OperationId, Run, RunSummary,
-    SpaceId, Transaction, VerifiedRun,
+    Action, ContentKey, DeviceKey, Entry, Header, Kind, Lineage, OperationId, Run, SpaceId, Transaction, VerifiedRun,
 };
 
 const SPACE: SpaceId = SpaceId([1; 32]);
@@ -86,11 +85,6 @@ fn operations(criterion: &mut Criterion) {
     group.bench_function("seal, chain and sign", |bencher| bencher.iter(|| run(&key, &content, &mut random, RUN)));
     group.bench_function("decode and verify", |bencher| {
         bencher.iter(|| Run::decode(SPACE, joined.bytes().clone()).map(Run::verify));
-    });
-    let summary = RunSummary::of(&joined);
-    group.bench_function("hold", |bencher| {
-        let fresh = || Admission::new(Membership::new(SPACE));
-        bencher.iter_batched(fresh, |mut admission| admission.hold(&summary, &mut Vec::new()), BatchSize::LargeInput);
     });
     group.finish();
 }
