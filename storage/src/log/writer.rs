@@ -9,7 +9,9 @@ use super::reader::{LogReader, LogStats};
 use super::record::{RECORD_HEADER_BYTES, RecordHeader};
 use super::recovery::{Segment, next_number, settle_last_segment, survey};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, create_segment, segment_path};
-use super::{APPEND_BYTES_MAX, AppendLimits, Incarnation, LogParts, UNSYNCED_BYTES_MAX, UNSYNCED_RUNS_MAX};
+use super::{
+    APPEND_BYTES_MAX, AppendLimits, Incarnation, LogParts, RESERVE_SHARE, UNSYNCED_BYTES_MAX, UNSYNCED_RUNS_MAX,
+};
 use crate::disk::{Disk, DiskFile};
 use crate::error::StorageError;
 use crate::index::{GatheredIndex, IndexError, SpaceIndex};
@@ -26,6 +28,8 @@ use crate::store::OpenSpace;
 pub struct SpaceLog {
     parts: Arc<LogParts>,
     gathered: Option<Arc<GatheredIndex>>,
+    /// Bytes that can be appended before the disk is asked for its free space again.
+    known_room: u64,
     limits: AppendLimits,
     segment: CurrentSegment,
     segments: u64,
@@ -93,6 +97,7 @@ impl SpaceLog {
             poison: None,
             parts: Arc::new(parts),
             gathered: None,
+            known_room: 0,
             _open: open,
         })
     }
@@ -229,11 +234,7 @@ impl SpaceLog {
     }
 
     fn make_room(&mut self, size: u64, runs: usize) -> Result<(), StorageError> {
-        let (reserve, path) = (self.limits.reserve_bytes, &self.parts.directory);
-        let available = self.parts.disk.available_bytes().map_err(StorageError::io("measure", path))?;
-        if available.saturating_sub(size) < reserve {
-            return Err(StorageError::Full { available, reserve });
-        }
+        self.check_room(size)?;
         if self.unsynced_bytes + size > UNSYNCED_BYTES_MAX || self.unsynced.len() + runs > UNSYNCED_RUNS_MAX {
             self.sync()?;
         }
@@ -241,6 +242,23 @@ impl SpaceLog {
         if grown > u64::from(self.limits.segment_bytes) && self.segment.length > SEGMENT_HEADER_BYTES {
             self.begin_segment()?;
         }
+        Ok(())
+    }
+
+    /// Refuses what would eat into the reserve. The disk is asked again after a small share of the reserve only:
+    /// should somebody else fill it in between, the reserve is what still takes the write.
+    fn check_room(&mut self, size: u64) -> Result<(), StorageError> {
+        let (reserve, path) = (self.limits.reserve_bytes, &self.parts.directory);
+        if size <= self.known_room {
+            self.known_room -= size;
+            return Ok(());
+        }
+        self.known_room = 0;
+        let available = self.parts.disk.available_bytes().map_err(StorageError::io("measure", path))?;
+        let Some(room) = available.checked_sub(size).filter(|left| *left >= reserve) else {
+            return Err(StorageError::Full { available, reserve });
+        };
+        self.known_room = (room - reserve).min(reserve / RESERVE_SHARE);
         Ok(())
     }
 
