@@ -319,6 +319,38 @@ async fn a_transaction_is_made_whole_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_text_is_edited_as_of_the_heads_that_its_writer_saw() {
+    let api = Api::with_space().await;
+    let target = "/v1/spaces/notes/transactions";
+    let splice = |index: usize, insert: &str, at: &Value| json!({"operations": [{"op": "splice", "key": "a", "path": "/body", "index": index, "insert": insert, "at": at}]});
+    let made = json!({"operations": [{"op": "splice", "key": "a", "path": "/body", "index": 0, "insert": "helo"}]});
+    let seen = api.send(Method::POST, target, Some(made)).await.json()["documents"][0]["heads"].clone();
+    let written = api.send(Method::POST, target, Some(splice(3, "l", &seen))).await;
+    assert_eq!(written.status, StatusCode::OK, "{}", written.text);
+    assert_eq!(api.get("/v1/spaces/notes/documents/a").await.json(), json!({"body": "hello"}));
+    let late = api.send(Method::POST, target, Some(splice(0, "x", &seen))).await;
+    assert!(late.problem(400).contains("must name the same heads"), "{}", late.text);
+    let malformed = api.send(Method::POST, target, Some(splice(0, "x", &json!(["beef"])))).await;
+    assert!(malformed.problem(400).contains("`beef`"), "{}", malformed.text);
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_of_each_space() {
+    let api = Api::with_space().await;
+    for name in ["a", "b"] {
+        api.put(name, json!({"n": 1})).await;
+    }
+    let text = api.get("/metrics").await.text;
+    let documents = text.lines().find(|line| line.starts_with("syncline_space_documents{")).unwrap();
+    assert!(documents.contains("space=\"notes\"") && documents.ends_with(" 2"), "{documents}");
+    assert!(text.lines().any(|line| line.starts_with("syncline_space_log_bytes{") && !line.ends_with(" 0")), "{text}");
+    assert_eq!(text.matches("# EOF").count(), 1);
+    assert!(text.ends_with("# EOF\n"));
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn history_goes_back_page_by_page() {
     let api = Api::with_space().await;
     for number in 0..5 {

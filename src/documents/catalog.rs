@@ -12,7 +12,7 @@
 //! APPLIED     number u32                        → sequence u64
 //! DOCUMENT    key                               → flags u8 (1: exists) ‖ postcard(CatalogEntry)
 //! REFERENCES  key ‖ 00 ‖ chunk u64              → postcard(Vec<Reference>), always REFERENCES_PER_CHUNK of them
-//! FEED        last position u64                 → postcard(FeedRecord), see feed.rs
+//! FEED        first position u64                → postcard(FeedRecord), see feed.rs
 //! SNAPSHOT    key                               → see snapshot.rs
 //! BLOCKED     key                               → postcard(BlockedDocument)
 //! WITHHELD    number u32 ‖ sequence u64         → nothing
@@ -34,7 +34,8 @@ use serde::{Deserialize, Serialize};
 use syncline_model::{DeviceId, DocumentKey};
 use syncline_storage::{Area, Batch, IndexError, SpaceIndex};
 
-pub(super) use self::recording::Recording;
+pub(super) use self::recording::{Recording, Touched};
+use super::feed::FeedRecord;
 use super::request::{DocumentError, Incarnation, Version};
 
 pub(super) const STATE: Area = Area::external(0x20);
@@ -50,7 +51,7 @@ pub(super) const UNSETTLED: Area = Area::external(0x29);
 const AREAS: [Area; 10] = [STATE, AUTHOR, APPLIED, DOCUMENT, REFERENCES, FEED, SNAPSHOT, BLOCKED, WITHHELD, UNSETTLED];
 
 /// Version of this layout; another one is rebuilt.
-const LAYOUT_VERSION: u32 = 1;
+const LAYOUT_VERSION: u32 = 2;
 /// References that move from a document's entry to a key of their own together.
 pub(super) const REFERENCES_PER_CHUNK: usize = 64;
 /// Earlier countings whose versions are still understood.
@@ -214,6 +215,8 @@ pub(super) struct Catalog {
     authors: Arc<Vec<DeviceId>>,
     numbers: BTreeMap<DeviceId, AuthorNumber>,
     applied: Vec<u64>,
+    /// The record of the feed that was written last since the opening, with its first position.
+    last_feed: Option<(u64, FeedRecord)>,
     withheld: Arc<BTreeSet<OperationRef>>,
     blocked: BTreeSet<DocumentKey>,
     /// Documents in which something may be blocked that nobody has looked for yet, with how often they are to be
@@ -238,6 +241,7 @@ impl Catalog {
             authors: Arc::default(),
             numbers: BTreeMap::new(),
             applied: Vec::new(),
+            last_feed: None,
             withheld: Arc::default(),
             blocked: BTreeSet::new(),
             unsettled: BTreeMap::new(),
@@ -257,6 +261,7 @@ impl Catalog {
         self.authors = Arc::default();
         self.numbers.clear();
         self.applied.clear();
+        self.last_feed = None;
         self.withheld = Arc::default();
         self.blocked.clear();
         self.unsettled.clear();

@@ -466,6 +466,31 @@ async fn the_secret_is_not_printed_and_the_stream_ends_with_the_network() {
     assert_eq!(late, Err(RequestError::Internal));
 }
 
+/// The address by which other machines of the local network would reach this one, if there is a network.
+fn local_network_address() -> Option<std::net::Ipv4Addr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent: connecting only chooses the interface. The address is the group of multicast DNS (RFC 6762).
+    socket.connect("224.0.0.251:5353").ok()?;
+    match socket.local_addr().ok()?.ip() {
+        std::net::IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => Some(address),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+#[allow(clippy::print_stderr)]
+async fn nodes_of_one_local_network_find_each_other() {
+    let Some(address) = local_network_address() else {
+        eprintln!("skipped: this machine has no network but the loopback, where multicast DNS is not used");
+        return;
+    };
+    let listen = format!("/ip4/{address}/tcp/0");
+    let with_mdns = |seed| NetworkConfig { mdns: true, ..config(seed, &listen) };
+    let (mut a, mut b) = (start(with_mdns(1)).await, start(with_mdns(2)).await);
+    a.connected(b.device()).await;
+    b.connected(a.device()).await;
+}
+
 /// Measures; run with `--ignored --nocapture`, in a release build for figures that mean something.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]

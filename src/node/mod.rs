@@ -7,10 +7,12 @@ mod builder;
 mod conductor;
 mod files;
 pub mod info;
+mod metrics;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 use syncline_model::{DeviceId, DeviceKey, SpaceId, Strings, Ticket};
 use syncline_storage::VerifyReport;
@@ -154,11 +156,14 @@ impl Node {
     }
 
     /// The metrics in Prometheus' text format.
-    pub fn metrics(&self) -> String {
-        let mut text = String::new();
+    pub async fn metrics(&self) -> String {
+        let spaces = metrics::of_spaces(&self.spaces().await);
         let registry = self.inner.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut text = String::new();
         // Writing to a string cannot fail.
-        let _written = prometheus_client::encoding::text::encode(&mut text, &registry);
+        let _written = encode_registry(&mut text, &registry)
+            .and_then(|()| encode_registry(&mut text, &spaces))
+            .and_then(|()| encode_eof(&mut text));
         text
     }
 
@@ -246,11 +251,14 @@ pub(crate) fn parse_address(address: &str) -> Result<Multiaddr, Error> {
     address.parse().map_err(|_| Error::BadAddress { address: address.chars().take(200).collect() })
 }
 
+/// Stands in the HTTP API where a space's name would.
+const RESERVED_NAME: &str = "join";
+
 /// A space's name is typed in commands and stands in URLs, and must not be taken for an id.
 fn check_name(name: &str) -> Result<(), Error> {
     let fits = !name.is_empty() && name.len() <= syncline_model::limits::NAME_BYTES_MAX;
     let plain = !name.chars().any(|character| character.is_control() || character == '/') && name.trim() == name;
-    if fits && plain && name.parse::<SpaceId>().is_err() {
+    if fits && plain && name != RESERVED_NAME && name.parse::<SpaceId>().is_err() {
         Ok(())
     } else {
         Err(Error::BadName { name: name.chars().take(80).collect() })

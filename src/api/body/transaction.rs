@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::super::limits::OPERATIONS_PER_TRANSACTION_MAX;
 use super::super::problem::{Problem, ProblemKind};
-use crate::documents::{Edit, Step};
+use crate::documents::{ChangeHash, Edit, Step, parse_hash};
 
 /// Several operations that become visible at once, here and everywhere, or not at all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -48,6 +48,10 @@ pub enum Operation {
         /// What comes in their place.
         #[serde(default)]
         insert: String,
+        /// The heads of the document as its reader saw it: positions refer to the text of that time, and the change
+        /// merges with what came since. Without it they refer to the text as it is now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Vec<String>>,
     },
     /// Adds to a counter; concurrent additions all count.
     Increment {
@@ -102,8 +106,12 @@ impl Operation {
         let (key, edit) = match self {
             Self::Put { key, value } => (key, Edit::Put(value)),
             Self::Merge { key, patch } => (key, Edit::Merge(patch)),
-            Self::Splice { key, path, index, delete, insert } => {
+            Self::Splice { key, path, index, delete, insert, at: None } => {
                 (key, Edit::Splice { path: read(&path)?, index, delete, insert })
+            }
+            Self::Splice { key, path, index, delete, insert, at: Some(heads) } => {
+                let heads = heads.iter().map(|head| read_head(head)).collect::<Result<_, _>>()?;
+                (key, Edit::SpliceAt { path: read(&path)?, heads, index, delete, insert })
             }
             Self::Increment { key, path, by } => (key, Edit::Increment { path: read(&path)?, by }),
             Self::Resolve { key, path, value } => (key, Edit::Resolve { path: read(&path)?, value }),
@@ -111,6 +119,12 @@ impl Operation {
         };
         Ok(Step::Edit { key: read(&key)?, edit })
     }
+}
+
+/// A change by its hash.
+fn read_head(text: &str) -> Result<ChangeHash, String> {
+    let short: String = text.chars().take(80).collect();
+    parse_hash(text).ok_or_else(|| format!("`{short}` in `at` is not a head: give the `heads` of a document as read"))
 }
 
 #[cfg(test)]
@@ -127,10 +141,12 @@ mod tests {
             {"op": "increment", "key": "a/b", "path": "/count", "by": -2},
             {"op": "resolve", "key": "a/b", "path": "/n", "value": [1]},
             {"op": "delete", "key": "a/b"},
+            {"op": "splice", "key": "a/b", "path": "/text", "index": 3, "delete": 1, "at": ["ab".repeat(32)]},
         ]}))
         .unwrap();
         let steps = request.into_steps().unwrap();
-        assert_eq!(steps.len(), 6);
+        assert_eq!(steps.len(), 7);
+        assert!(matches!(&steps[6], Step::Edit { edit: Edit::SpliceAt { heads, .. }, .. } if *heads == [[0xab; 32]]));
         assert!(steps.iter().all(|step| step.key().as_str() == "a/b"));
         assert!(matches!(&steps[2], Step::Edit { edit: Edit::Splice { delete: 0, insert, .. }, .. } if insert == "hé"));
     }
@@ -140,6 +156,7 @@ mod tests {
         for (operation, expected) in [
             (json!({"op": "put", "key": "", "value": {}}), "operation 1: "),
             (json!({"op": "increment", "key": "a", "path": "count", "by": 1}), "/count"),
+            (json!({"op": "splice", "key": "a", "path": "/t", "index": 0, "at": ["beef"]}), "not a head"),
         ] {
             let request = json!({"operations": [{"op": "delete", "key": "fine"}, operation]});
             let request: TransactionRequest = serde_json::from_value(request).unwrap();

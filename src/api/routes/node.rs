@@ -60,5 +60,5 @@ pub(in crate::api) async fn health() -> Json<Health> {
     (status = "default", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(in crate::api) async fn metrics(State(state): State<Arc<ApiState>>) -> Response {
-    ([(header::CONTENT_TYPE, METRICS_MEDIA_TYPE)], state.node.metrics()).into_response()
+    ([(header::CONTENT_TYPE, METRICS_MEDIA_TYPE)], state.node.metrics().await).into_response()
 }

@@ -17,13 +17,14 @@ impl Catalog {
     pub(in crate::documents) fn record(&mut self) -> Recording<'_> {
         Recording {
             position: self.position,
+            before: self.position,
             documents: self.documents,
             applied: self.applied.clone(),
-            catalog: self,
             touched: BTreeMap::new(),
             advanced: BTreeSet::new(),
             feed: FeedRecord::default(),
             batch: Batch::default(),
+            catalog: self,
         }
     }
 }
@@ -37,6 +38,8 @@ pub(in crate::documents) struct Recording<'a> {
     applied: Vec<u64>,
     touched: BTreeMap<DocumentKey, Touched>,
     advanced: BTreeSet<AuthorNumber>,
+    /// The position before the first operation.
+    before: u64,
     feed: FeedRecord,
     batch: Batch,
 }
@@ -46,6 +49,8 @@ pub(in crate::documents) struct Recording<'a> {
 pub(in crate::documents) struct Touched {
     pub(in crate::documents) entry: CatalogEntry,
     existed: bool,
+    /// References that it had before.
+    pub(in crate::documents) total_before: u64,
 }
 
 impl Recording<'_> {
@@ -94,8 +99,8 @@ impl Recording<'_> {
     pub(in crate::documents) fn document(&mut self, key: &DocumentKey) -> Result<&mut Touched, IndexError> {
         if !self.touched.contains_key(key) {
             let entry = self.catalog.entry(key)?.unwrap_or_default();
-            let existed = entry.exists();
-            self.touched.insert(key.clone(), Touched { entry, existed });
+            let (existed, total_before) = (entry.exists(), entry.total());
+            self.touched.insert(key.clone(), Touched { entry, existed, total_before });
         }
         Ok(self.touched.get_mut(key).expect("it was inserted above"))
     }
@@ -143,10 +148,10 @@ impl Recording<'_> {
     }
 
     /// Writes everything in one atomic batch; returns the documents concerned as they are now.
-    pub(in crate::documents) fn finish(mut self) -> Result<BTreeMap<DocumentKey, CatalogEntry>, IndexError> {
+    pub(in crate::documents) fn finish(mut self) -> Result<BTreeMap<DocumentKey, Touched>, IndexError> {
         let catalog = &mut *self.catalog;
         let index = &catalog.index;
-        for (key, Touched { entry, existed }) in &self.touched {
+        for (key, Touched { entry, existed, .. }) in &self.touched {
             match (existed, entry.exists()) {
                 (false, true) => self.documents += 1,
                 (true, false) => self.documents = self.documents.saturating_sub(1),
@@ -158,13 +163,21 @@ impl Recording<'_> {
             let sequence = self.applied[*number as usize];
             self.batch.put(index.key(APPLIED, &number.to_be_bytes()), sequence.to_le_bytes().to_vec());
         }
+        let mut last_feed = None;
         if !self.feed.is_empty() {
-            self.batch.put(index.key(FEED, &self.position.to_be_bytes()), encode(&self.feed));
+            let goes_on = catalog.last_feed.as_ref();
+            let goes_on = goes_on.and_then(|(first, record)| Some((*first, record.continued(&self.feed)?)));
+            let (first, record) = goes_on.unwrap_or((self.before + 1, self.feed));
+            self.batch.put(index.key(FEED, &first.to_be_bytes()), encode(&record));
+            last_feed = Some((first, record));
         }
         self.batch.put(index.key(STATE, b"visible"), encode(&(self.position, self.documents)));
         index.apply(self.batch)?;
         (catalog.position, catalog.documents) = (self.position, self.documents);
         catalog.applied = self.applied;
-        Ok(self.touched.into_iter().map(|(key, touched)| (key, touched.entry)).collect())
+        if last_feed.is_some() {
+            catalog.last_feed = last_feed;
+        }
+        Ok(self.touched)
     }
 }

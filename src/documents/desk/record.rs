@@ -16,7 +16,7 @@ use syncline_storage::IndexError;
 
 use super::{Desk, Purpose, Turn};
 use crate::documents::assemble::stands_alone;
-use crate::documents::catalog::{BlockedDocument, CatalogEntry, OperationRef, Recording, Reference};
+use crate::documents::catalog::{BlockedDocument, OperationRef, Recording, Reference, Touched};
 use crate::documents::job::Work;
 use crate::documents::request::{ChangeEvent, Opened, Output};
 
@@ -48,7 +48,7 @@ pub(super) struct Recorded {
     /// The position before the first one.
     pub(super) before: u64,
     /// The documents concerned, as they are now.
-    pub(super) entries: BTreeMap<DocumentKey, CatalogEntry>,
+    pub(super) entries: BTreeMap<DocumentKey, Touched>,
     /// Documents of which a delete left nothing.
     pub(super) emptied: BTreeSet<DocumentKey>,
     /// What watchers are told.
@@ -243,7 +243,7 @@ impl Desk {
     /// Tells everybody what became visible.
     pub(super) fn show(&mut self, mut recorded: Recorded, turn: &mut Turn<'_>) -> Result<(), IndexError> {
         for event in &mut recorded.events {
-            event.deleted = recorded.entries.get(&event.key).is_some_and(|entry| !entry.exists());
+            event.deleted = recorded.entries.get(&event.key).is_some_and(|touched| !touched.entry.exists());
         }
         self.tell_watchers(&recorded, turn);
         while let Some(entry) = self.waiting.first_entry() {

@@ -1,6 +1,6 @@
 //! Transactions: from steps to one operation, and the core's verdict on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_core::CryptoRng;
 use serde_json::Value;
@@ -218,20 +218,20 @@ impl Desk {
         past: Option<&Past>,
         order: u64,
     ) -> Result<Recorded, IndexError> {
-        let before = self.totals(deeds)?;
         let recorded = self.record_one(author, sequence, wall_time_ms, deeds, past)?;
-        for (key, total_before) in before {
-            let entry = recorded.entries.get(&key);
-            let Some(slot) = self.cache.get_mut(&key) else { continue };
+        let keys: BTreeSet<&DocumentKey> = deeds.iter().map(|deed| &deed.key).collect();
+        for key in keys {
+            let entry = recorded.entries.get(key).map(|touched| (&touched.entry, touched.total_before));
+            let Some(slot) = self.cache.get_mut(key) else { continue };
             if !slot.pending.remove(&order) {
                 continue;
             }
             let is_reset_by_this = slot.reset.is_some_and(|reset| reset.order == order);
             let mut lost = false;
             match (&mut slot.place, entry) {
-                (Place::Here(loaded), Some(entry)) if is_reset_by_this => {
+                (Place::Here(loaded), Some((entry, _))) if is_reset_by_this => {
                     // What others did at the same time survives the delete and is not in memory.
-                    if recorded.emptied.contains(&key) {
+                    if recorded.emptied.contains(key) {
                         (loaded.generation, loaded.complete) = (entry.generation, entry.total());
                         (loaded.saved, loaded.blocked) = (0, Vec::new());
                         slot.reset = None;
@@ -240,7 +240,7 @@ impl Desk {
                     }
                 }
                 (_, _) if is_reset_by_this => lost = true,
-                (Place::Here(loaded), Some(entry))
+                (Place::Here(loaded), Some((entry, total_before)))
                     if slot.reset.is_none()
                         && loaded.generation == entry.generation
                         && loaded.complete == total_before =>
@@ -253,23 +253,11 @@ impl Desk {
             if lost {
                 slot.reset = None;
                 let is_out = matches!(slot.place, Place::Out);
-                self.lineage.stale |= self.cache.discard(&key) || is_out;
+                self.lineage.stale |= self.cache.discard(key) || is_out;
             }
-            self.cache.rest(&key);
+            self.cache.rest(key);
         }
         Ok(recorded)
-    }
-
-    /// How many references the documents have that an operation concerns.
-    fn totals(&self, deeds: &[Deed]) -> Result<BTreeMap<DocumentKey, u64>, IndexError> {
-        let mut totals = BTreeMap::new();
-        for deed in deeds {
-            if !totals.contains_key(&deed.key) {
-                let entry = self.catalog.entry(&deed.key)?;
-                totals.insert(deed.key.clone(), entry.map_or(0, |entry| entry.total()));
-            }
-        }
-        Ok(totals)
     }
 
     /// A transaction will not be written: forgets it, and all that was made on top of it.
