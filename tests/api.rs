@@ -322,7 +322,10 @@ async fn a_transaction_is_made_whole_or_not_at_all() {
 async fn a_text_is_edited_as_of_the_heads_that_its_writer_saw() {
     let api = Api::with_space().await;
     let target = "/v1/spaces/notes/transactions";
-    let splice = |index: usize, insert: &str, at: &Value| json!({"operations": [{"op": "splice", "key": "a", "path": "/body", "index": index, "insert": insert, "at": at}]});
+    let splice = |index: usize, insert: &str, at: &Value| {
+        let one = json!({"op": "splice", "key": "a", "path": "/body", "index": index, "insert": insert, "at": at});
+        json!({"operations": [one]})
+    };
     let made = json!({"operations": [{"op": "splice", "key": "a", "path": "/body", "index": 0, "insert": "helo"}]});
     let seen = api.send(Method::POST, target, Some(made)).await.json()["documents"][0]["heads"].clone();
     let written = api.send(Method::POST, target, Some(splice(3, "l", &seen))).await;
