@@ -87,8 +87,10 @@ pub enum Error {
         name: String,
     },
     /// The name is no name.
-    #[error("`{name}` cannot name a space: use 1 to 128 bytes of visible characters, no slash, \
-         not the word `join` and nothing that is a space's id")]
+    #[error(
+        "`{name}` cannot name a space: use 1 to 128 bytes of visible characters, no slash, \
+         not the word `join` and nothing that is a space's id"
+    )]
     BadName {
         /// The text.
         name: String,
