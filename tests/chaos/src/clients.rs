@@ -91,11 +91,10 @@ fn judge(world: &World, answer: Result<Answer, NoAnswer>) -> Written {
     Written::Failed
 }
 
-/// Whether the disk was found too full before anything was written. When the disk itself reports it in the middle of a
-/// write, the message names no free bytes, and the outcome counts as unknown.
+/// Whether the node says that it wrote nothing since the disk is full. Any other failure leaves the outcome open.
 fn is_refused_for_room(answer: &Answer) -> bool {
-    let detail = answer.json()["detail"].as_str().unwrap_or_default().to_owned();
-    answer.status == 503 && detail.contains("kept in reserve") && !detail.contains("(0 bytes free")
+    answer.status == 503
+        && answer.json()["detail"].as_str().is_some_and(|detail| detail.contains("nothing was written"))
 }
 
 fn pace(every: Duration) -> tokio::time::Interval {

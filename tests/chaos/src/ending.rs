@@ -277,7 +277,7 @@ impl Held {
         let mut total = 0;
         for (stream, held) in self.elements.iter().enumerate() {
             let seen: Vec<_> = world.records.seen.iter().map(|seen| locked(seen)[stream].clone()).collect();
-            let faults = check_set(&locked(&world.records.streams[stream].stream), seen.iter(), held);
+            let faults = check_set(&locked(&world.records.streams[stream].stream), &seen, held);
             let SetFaults { lost, invented } = &faults;
             let named = |numbers: &[usize]| -> Vec<String> {
                 numbers.iter().take(KEYS_NAMED).map(|number| keys::element(stream, *number)).collect()

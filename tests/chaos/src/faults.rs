@@ -134,18 +134,30 @@ pub(crate) async fn end(world: &World, process: &mut Process) {
 async fn live(world: &World, process: &mut Process, life: Duration) -> Result<bool, Failure> {
     let end = tokio::time::Instant::now() + life;
     loop {
-        if let Some(status) = process.ended() {
-            ended_by_itself(world, process, &status.to_string());
-            start(world, process).await?;
-        }
+        revive(world, process).await?;
         let left = end.saturating_duration_since(tokio::time::Instant::now());
+        // While its disk may still be full, somebody has to look after the node.
+        let squeezed = process.node.squeezed.load(Ordering::SeqCst);
         if world.sleep_unless(Phase::Healing, left.min(LOOK)).await {
-            return Ok(true);
+            if !squeezed {
+                return Ok(true);
+            }
+            tokio::time::sleep(LOOK).await;
+            continue;
         }
         if left.is_zero() {
             return Ok(false);
         }
     }
+}
+
+/// Starts a node that ended by itself.
+pub(crate) async fn revive(world: &World, process: &mut Process) -> Result<(), Failure> {
+    if let Some(status) = process.ended() {
+        ended_by_itself(world, process, &status.to_string());
+        start(world, process).await?;
+    }
+    Ok(())
 }
 
 fn ended_by_itself(world: &World, process: &Process, status: &str) {
@@ -175,7 +187,7 @@ pub(crate) async fn part(world: Arc<World>) {
     while !world.sleep_unless(Phase::Healing, duration(&mut choices, CALM_MS)).await {
         // Neither nobody nor everybody.
         let side = choices.between(1, (1 << count) - 2);
-        let both = choices.chance(60);
+        let both = choices.chance(50);
         let within = |node: usize| side >> node & 1 == 1;
         let hold = |held: bool| {
             for from in 0..count {
@@ -223,8 +235,8 @@ pub(crate) async fn strain(world: Arc<World>) {
     }
 }
 
-/// Fills the disk of one node for a while, again and again; gives the disk back with its room.
-pub(crate) async fn fill(world: Arc<World>, disk: SmallDisk, node: usize) -> Result<SmallDisk, Failure> {
+/// Fills the disk of one node for a while, again and again.
+pub(crate) async fn fill(world: Arc<World>, disk: Arc<SmallDisk>, node: usize) -> Result<(), Failure> {
     let mut choices = Choices::new(world.seed, Purpose::Disk);
     let squeezed = &world.nodes[node].squeezed;
     while !world.sleep_unless(Phase::Healing, duration(&mut choices, ROOM_MS)).await {
@@ -236,11 +248,11 @@ pub(crate) async fn fill(world: Arc<World>, disk: SmallDisk, node: usize) -> Res
             world.counts.full_disks.one();
             world.sleep_unless(Phase::Healing, lasts).await;
             disk.release()?;
-            world.sleep_unless(Phase::Healing, AFTERMATH).await;
+            tokio::time::sleep(AFTERMATH).await;
         }
         squeezed.store(false, Ordering::SeqCst);
     }
-    Ok(disk)
+    Ok(())
 }
 
 #[cfg(test)]

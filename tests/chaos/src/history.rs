@@ -84,12 +84,12 @@ pub(crate) struct SetFaults {
 }
 
 /// Compares what one node holds of a stream in the end with what was recorded.
-pub(crate) fn check_set<'a>(stream: &Stream, seen: impl Iterator<Item = &'a Seen> + Clone, held: &[bool]) -> SetFaults {
+pub(crate) fn check_set(stream: &Stream, seen: &[Seen], held: &[bool]) -> SetFaults {
     let mut faults = SetFaults::default();
     for number in 0..stream.len().max(held.len()) {
         let held = held.get(number).copied().unwrap_or(false);
         let outcome = stream.outcomes.get(number);
-        let expected = outcome == Some(&Outcome::Acknowledged) || seen.clone().any(|seen| seen.has(number));
+        let expected = outcome == Some(&Outcome::Acknowledged) || seen.iter().any(|seen| seen.has(number));
         if expected && !held {
             faults.lost.push(number);
         }
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn an_acknowledged_element_that_is_missing_is_lost() {
         let stream = stream(&[Outcome::Acknowledged, Outcome::Unknown, Outcome::Acknowledged]);
-        let check = |held: &[bool]| check_set(&stream, [].iter(), held);
+        let check = |held: &[bool]| check_set(&stream, &[], held);
         assert_eq!(check(&[true, false, true]), SetFaults::default());
         assert_eq!(check(&[true, true, true]), SetFaults::default());
         assert_eq!(check(&[true, true]).lost, [2]);
@@ -233,13 +233,13 @@ mod tests {
         let stream = stream(&[Outcome::Unknown, Outcome::Unknown]);
         let mut seen = Seen::default();
         assert_eq!(seen.look(1, &[true], &[]), Ok(()));
-        assert_eq!(check_set(&stream, [seen].iter(), &[false, false]).lost, [1]);
+        assert_eq!(check_set(&stream, &[seen], &[false, false]).lost, [1]);
     }
 
     #[test]
     fn what_nobody_wrote_or_what_was_refused_may_not_show() {
         let stream = stream(&[Outcome::Refused, Outcome::Acknowledged]);
-        assert_eq!(check_set(&stream, [].iter(), &[true, true, true]).invented, [0, 2]);
+        assert_eq!(check_set(&stream, &[], &[true, true, true]).invented, [0, 2]);
     }
 
     #[test]

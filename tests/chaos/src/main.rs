@@ -37,7 +37,7 @@ use crate::directory::Directory;
 use crate::ending::Found;
 use crate::failure::Failure;
 use crate::node::Process;
-use crate::setup::{ON_SMALL_DISK, Ready, set_up};
+use crate::setup::{ON_SMALL_DISK, mount_small_disk, set_up};
 use crate::stage::{SmallDisk, Stage, Wanted};
 use crate::world::{Phase, World, say};
 
@@ -47,6 +47,8 @@ const CHAINS: usize = 4;
 const PROGRESS: Duration = Duration::from_secs(5);
 /// How long clients may take to end: longer than they wait for an answer.
 const CLIENTS_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long processes may take to end with this program.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// From this long on, every kind of fault has to have happened, and every check to have had something to check.
 const COVERED_MINUTES: f64 = 2.0;
 /// The exit code when something was violated, and when no run could be made.
@@ -125,31 +127,27 @@ fn enter(arguments: &Arguments) -> Result<bool, Failure> {
     }
     let stage = Stage::enter(arguments.network)?;
     let mut directory = Directory::make(arguments.keep.as_deref())?;
+    let disk = mount_small_disk(stage, directory.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::setup("start the runtime", error))?;
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = run(arguments, stage, &program, &directory) => outcome,
+            outcome = run(arguments, stage, &program, &directory, disk.clone()) => outcome,
             failure = interrupted() => Err(failure),
         }
     });
     // Ends every task, and with the tasks the processes that they hold.
-    runtime.shutdown_timeout(Duration::from_secs(10));
-    let (good, disk) = match outcome {
-        Ok((good, disk)) => (Ok(good), disk),
-        Err(failure) => (Err(failure), None),
-    };
-    if !matches!(good, Ok(true) | Err(Failure::Interrupted)) {
+    runtime.shutdown_timeout(END_TIMEOUT);
+    if !matches!(outcome, Ok(true) | Err(Failure::Interrupted)) {
         directory.keep();
     }
     if directory.is_kept() {
-        // A mounted disk goes with the namespaces.
-        if let Some(disk) = disk.filter(|_| stage == Stage::Namespaces) {
+        if let Some(disk) = &disk {
             disk.rescue(&directory.path().join("small-disk"))?;
         }
         say(&format!("data and logs are in {}", directory.path().display()));
     }
-    good
+    outcome
 }
 
 fn program(arguments: &Arguments) -> Result<PathBuf, Failure> {
@@ -183,11 +181,11 @@ async fn run(
     stage: Stage,
     program: &Path,
     directory: &Directory,
-) -> Result<(bool, Option<SmallDisk>), Failure> {
+    disk: Option<Arc<SmallDisk>>,
+) -> Result<bool, Failure> {
     let Arguments { minutes, seed, rate, clients, .. } = *arguments;
     say(&format!("seed {seed}, {minutes} min, at most {rate} elements/s; network: {}", stage.text()));
-    let ready = set_up(stage, directory.path(), program, seed, clients as usize).await?;
-    let Ready { world, processes, disk } = ready;
+    let (world, processes) = set_up(stage, directory.path(), program, seed, clients as usize).await?;
     let has_disk = disk.is_some();
     let working = start_clients(&world, f64::from(rate));
     let torments = processes.into_iter().map(|process| tokio::spawn(faults::torment(world.clone(), process))).collect();
@@ -198,12 +196,12 @@ async fn run(
     world.phase.send_replace(Phase::Quiet);
     end_clients(&world, working).await?;
     world.phase.send_replace(Phase::Healing);
-    let (processes, disk) = end_faults(torments, links, disk).await?;
+    let processes = end_faults(torments, links, disk).await?;
     let found = ending::finish(&world, processes).await?;
     if minutes >= COVERED_MINUTES {
-        check_coverage(&world, stage, has_disk);
+        check_coverage(&world, has_disk);
     }
-    Ok((tell(&world, arguments, &found), disk))
+    Ok(tell(&world, arguments, &found))
 }
 
 type Torments = Vec<JoinHandle<Result<Process, Failure>>>;
@@ -274,25 +272,24 @@ async fn end_clients(world: &World, mut working: JoinSet<()>) -> Result<(), Fail
 async fn end_faults(
     torments: Torments,
     links: [JoinHandle<()>; 2],
-    disk: Option<JoinHandle<Result<SmallDisk, Failure>>>,
-) -> Result<(Vec<Process>, Option<SmallDisk>), Failure> {
+    disk: Option<JoinHandle<Result<(), Failure>>>,
+) -> Result<Vec<Process>, Failure> {
     let broken = |error| Failure::setup("run a source of faults", error);
     for link in links {
         link.await.map_err(broken)?;
     }
-    let disk = match disk {
-        Some(disk) => Some(disk.await.map_err(broken)??),
-        None => None,
-    };
+    if let Some(disk) = disk {
+        disk.await.map_err(broken)??;
+    }
     let mut processes = Vec::new();
     for torment in torments {
         processes.push(torment.await.map_err(broken)??);
     }
-    Ok((processes, disk))
+    Ok(processes)
 }
 
 /// A fault that never happened, or a check that had nothing to check, proves nothing.
-fn check_coverage(world: &World, stage: Stage, has_disk: bool) {
+fn check_coverage(world: &World, has_disk: bool) {
     let counts = &world.counts;
     let mut expected = vec![
         ("a kill", &counts.kills),
@@ -309,7 +306,7 @@ fn check_coverage(world: &World, stage: Stage, has_disk: bool) {
         ("a piece of text", &counts.text),
         ("an unknown outcome", &counts.unknown),
     ];
-    if stage == Stage::Namespaces && has_disk {
+    if has_disk {
         expected.push(("a full disk", &counts.full_disks));
         expected.push(("a write refused for want of room", &counts.refused));
     }

@@ -77,13 +77,18 @@ pub(crate) enum Started {
     Ended(ExitStatus),
 }
 
+/// Where a node's data are, in the directory of the run.
+pub(crate) fn data_directory(directory: &Path, number: usize) -> PathBuf {
+    directory.join(format!("node-{number}"))
+}
+
 impl Node {
     pub(crate) fn new(number: usize, role: Role, directory: &Path, place: &Place, program: &Path) -> Self {
         Self {
             number,
             role,
             door: Door { address: place.api, token: Arc::default() },
-            data: directory.join(format!("node-{number}")),
+            data: data_directory(directory, number),
             log: directory.join(format!("node-{number}.log")),
             generation: AtomicU64::new(0),
             up: AtomicBool::new(false),

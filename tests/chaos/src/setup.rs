@@ -12,7 +12,7 @@ use crate::clients::document;
 use crate::failure::Failure;
 use crate::history::Outcome;
 use crate::keys;
-use crate::node::{Node, Process, Role, Started};
+use crate::node::{Node, Process, Role, Started, data_directory};
 use crate::proxy::Proxy;
 use crate::stage::{SmallDisk, Stage};
 use crate::world::{COUNTERS, SPACE, World, locked};
@@ -21,19 +21,19 @@ use crate::world::{COUNTERS, SPACE, World, locked};
 const ROLES: [Role; 6] = [Role::Steward, Role::Writer, Role::Writer, Role::Writer, Role::Reader, Role::Relay];
 /// The writer whose disk is full at times.
 pub(crate) const ON_SMALL_DISK: usize = 3;
+
+/// Mounts the disk that is full at times, if the stage can.
+pub(crate) fn mount_small_disk(stage: Stage, directory: &Path) -> Result<Option<Arc<SmallDisk>>, Failure> {
+    let data = data_directory(directory, ON_SMALL_DISK);
+    std::fs::create_dir_all(&data).map_err(|error| Failure::setup("make a node's directory", error))?;
+    Ok(stage.mount(&data)?.map(Arc::new))
+}
 /// How long everybody may take to be admitted and to see the first documents.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// Where each counter begins.
 const FIRST_ADDITION: i64 = 1;
-
-/// A run that is ready to begin.
-pub(crate) struct Ready {
-    pub(crate) world: Arc<World>,
-    pub(crate) processes: Vec<Process>,
-    pub(crate) disk: Option<SmallDisk>,
-}
 
 /// Starts the nodes and makes the space.
 pub(crate) async fn set_up(
@@ -42,7 +42,7 @@ pub(crate) async fn set_up(
     program: &Path,
     seed: u64,
     clients_per_node: usize,
-) -> Result<Ready, Failure> {
+) -> Result<(Arc<World>, Vec<Process>), Failure> {
     let places = stage.places(ROLES.len())?;
     let proxy = Proxy::start(&places).await?;
     let nodes: Vec<Arc<Node>> = (0..)
@@ -50,9 +50,6 @@ pub(crate) async fn set_up(
         .zip(&places)
         .map(|((number, role), place)| Arc::new(Node::new(number, role, directory, place, program)))
         .collect();
-    let small = &nodes[ON_SMALL_DISK].data;
-    std::fs::create_dir_all(small).map_err(|error| Failure::setup("make a node's directory", error))?;
-    let disk = stage.mount(small)?;
     let mut processes = Vec::new();
     for node in &nodes {
         let mut process = Process::new(node.clone());
@@ -65,7 +62,7 @@ pub(crate) async fn set_up(
     let world = Arc::new(World::new(seed, nodes, proxy, clients_per_node));
     share(&world).await?;
     make_documents(&world).await?;
-    Ok(Ready { world, processes, disk })
+    Ok((world, processes))
 }
 
 async fn ask(node: &Node, method: Method, path: &str, body: &Value) -> Result<Answer, Failure> {

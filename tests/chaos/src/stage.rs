@@ -216,6 +216,13 @@ impl SmallDisk {
     }
 }
 
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Otherwise it goes with the namespaces, but then its directory cannot be removed before.
+        let _best_effort = run("umount", &["--lazy", &self.path()]);
+    }
+}
+
 fn run(program: &str, arguments: &[&str]) -> Result<(), Failure> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
     let output = output.map_err(|error| Failure::setup(&format!("run `{program}`"), error))?;
