@@ -208,7 +208,7 @@ fn document_kind(error: &DocumentError) -> ErrorKind {
         DocumentError::TooLarge { .. } => ErrorKind::TooLarge,
         DocumentError::NotWritable { .. } => ErrorKind::Forbidden,
         DocumentError::Undone { .. } => ErrorKind::Conflict,
-        DocumentError::Overloaded { .. } | DocumentError::Stopping => ErrorKind::Unavailable,
+        DocumentError::Overloaded { .. } | DocumentError::NoRoom | DocumentError::Stopping => ErrorKind::Unavailable,
         DocumentError::Cancelled => ErrorKind::Timeout,
         _ => ErrorKind::Internal,
     }

@@ -658,6 +658,9 @@ pub enum DocumentError {
         /// What failed.
         reason: String,
     },
+    /// The disk is full: free some space, and repeat.
+    #[error("the disk is full: nothing was written; free some space, reading still works")]
+    NoRoom,
     /// The local storage failed: see the node's log.
     #[error("the local storage failed: {reason}")]
     Storage {

@@ -10,7 +10,7 @@ use syncline_model::limits::PAYLOAD_BYTES_MAX;
 use syncline_model::membership::KeyDelivery;
 use syncline_model::{ContentKey, DeviceId, DeviceKey, Run, Strings};
 use syncline_storage::{AuthorRange, LogReader, SpaceLog, StorageError};
-use syncline_sync::{Effect as SyncEffect, Event as SyncEvent, Range, RequestId, Response, Serving};
+use syncline_sync::{Effect as SyncEffect, Event as SyncEvent, Range, RequestId, Response, Serving, Verdict};
 
 use super::core::{Clock, Effect, Event, SpaceCore, WriteError};
 use super::join::JoinRefusal;
@@ -145,11 +145,43 @@ impl SpaceReplica {
     /// Handles one input.
     pub fn handle(&mut self, input: Input, clock: Clock, random: &mut dyn CryptoRng) -> Result<(), StorageError> {
         let mut effects = Vec::new();
+        let Some(input) = self.refuse_without_room(input)? else { return Ok(()) };
         match input {
             Input::Core(event) => self.core.handle(event, clock, random, &mut effects),
             Input::Desk(input) => self.ask_desk(input, clock, random, &mut effects),
         }
         self.carry_out(effects, clock, random)
+    }
+
+    /// Refuses an input that would add to the log while the disk is as good as full; gives what is left to handle.
+    ///
+    /// Here nothing has been taken in yet. What the core has once chained, signed or counted as held it cannot give
+    /// up again, so an append that fails ends the space.
+    fn refuse_without_room(&mut self, input: Input) -> Result<Option<Input>, StorageError> {
+        use Event::{Invite, Join, Sync};
+        let adds = match &input {
+            Input::Desk(input) => matches!(input, DeskInput::Transact { .. }),
+            Input::Core(Sync(event)) => matches!(event, SyncEvent::Answered { .. } | SyncEvent::Gossip { .. }),
+            Input::Core(event) => matches!(event, Invite { .. } | Join { .. }),
+        };
+        if !adds || self.log.has_room()? {
+            return Ok(Some(input));
+        }
+        let refusal = match input {
+            Input::Desk(DeskInput::Transact { token, .. }) => Output::Answer(token, Err(DocumentError::NoRoom)),
+            Input::Core(Invite { token, .. }) => Output::Invited(token, Err(WriteError::Storage)),
+            Input::Core(Join { token, .. }) => Output::JoinAnswered(token, Err(JoinRefusal::Unavailable)),
+            Input::Core(Sync(SyncEvent::Gossip { from, id, .. })) => {
+                Output::Sync(SyncEffect::Verdict { id, from, verdict: Verdict::Ignore })
+            }
+            // The peer is left alone for a while, and asked again.
+            Input::Core(Sync(SyncEvent::Answered { token, .. })) => {
+                return Ok(Some(Input::Core(Sync(SyncEvent::Failed { token }))));
+            }
+            other => return Ok(Some(other)),
+        };
+        self.outputs.push(refusal);
+        Ok(None)
     }
 
     /// Makes durable what the inputs since the last call wrote, and follows up until nothing is left to write.
@@ -312,5 +344,91 @@ fn string_mode(core: &SpaceCore) -> StringMode {
     match core.state().membership().genesis().map(|genesis| genesis.strings) {
         Some(Strings::Text) => StringMode::Text,
         Some(Strings::Scalar) | None => StringMode::Scalar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use serde_json::json;
+    use syncline_model::membership::Genesis;
+    use syncline_storage::{Incarnation, MemoryDisk, MemoryIndex, OpenOptions, Store};
+    use syncline_sync::{Engine, FrameId};
+
+    use super::*;
+    use crate::documents::{Edit, Query, Step};
+    use crate::space::SpaceKeys;
+
+    const CLOCK: Clock = Clock { now_ms: 0, wall_ms: 0 };
+
+    /// A founder's replica on a disk of its own.
+    fn founder(disk: &MemoryDisk, random: &mut StdRng) -> SpaceReplica {
+        let device = DeviceKey::generate(random);
+        let genesis = Genesis {
+            steward: device.id(),
+            steward_exchange: device.exchange_public(),
+            recovery: DeviceKey::generate(random).id(),
+            strings: Strings::Scalar,
+            nonce: [0; 16],
+        };
+        let (space, founder, name) = (genesis.space(), device.id(), String::new());
+        let (content, replication) = (BTreeMap::new(), BTreeMap::new());
+        let keys = SpaceKeys { space, name, founder, ticket: None, content, replication };
+        let mut core = SpaceCore::new(device, keys, Engine::new(Default::default()));
+        core.found(genesis, random).unwrap();
+        let options = OpenOptions { create: true, ..OpenOptions::default() };
+        let store = Store::assemble(Arc::new(disk.clone()), Arc::new(MemoryIndex::new()), options).unwrap();
+        store.create_space(space, Incarnation([0; 16]), &[]).unwrap();
+        let log = store.open_space(space, &mut |_| {}).unwrap();
+        let mut replica = SpaceReplica::open(core, log, &ContentKey([1; 32]), 1 << 20, random).unwrap();
+        replica.start(CLOCK, random).unwrap();
+        replica.settle(CLOCK, random).unwrap();
+        replica.take_outputs();
+        replica
+    }
+
+    #[test]
+    fn a_full_disk_refuses_what_is_new_and_ends_nothing() {
+        let (disk, mut random) = (MemoryDisk::new(), StdRng::seed_from_u64(1));
+        let mut replica = founder(&disk, &mut random);
+        let mut ask = |input: Input| {
+            replica.handle(input, CLOCK, &mut random).unwrap();
+            replica.settle(CLOCK, &mut random).unwrap();
+            replica.take_outputs()
+        };
+        // A document each, since large ones are left to worker threads.
+        let key = |token: u64| format!("k/{token}").parse().unwrap();
+        let write = |token: u64| {
+            let step = Step::Edit { key: key(token), edit: Edit::Put(json!({"n": token})) };
+            Input::Desk(DeskInput::Transact { token, steps: vec![step] })
+        };
+        let read =
+            |token: u64| Input::Desk(DeskInput::Query { token, query: Query::Get { key: key(token), wait_for: None } });
+        let shown = |outputs: Vec<Output>| match &outputs[..] {
+            [Output::Answer(_, Ok(Answer::Document(view)))] => view.value["n"].clone(),
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(&ask(write(1))[..], [Output::Answer(1, Ok(_)), ..]));
+
+        // Too little to take anything in, and enough for what was taken in before.
+        disk.limit_available(Some(100 << 20));
+        // What is known of the room lasts for a share of the reserve.
+        let without_room = |outputs: &[Output]| matches!(outputs, [Output::Answer(_, Err(DocumentError::NoRoom))]);
+        let refused = (2..20_000).find(|token| without_room(&ask(write(*token))));
+        let last = refused.expect("at some time there is no room") - 1;
+        assert_eq!(shown(ask(read(last))), last, "reading goes on");
+        let from = DeviceId([2; 32]);
+        let frame = SyncEvent::Gossip { bytes: vec![0], from, id: FrameId(7) };
+        let ignored = ask(Input::Core(Event::Sync(frame)));
+        let verdict = SyncEffect::Verdict { id: FrameId(7), from, verdict: Verdict::Ignore };
+        assert!(matches!(&ignored[..], [Output::Sync(effect)] if *effect == verdict), "{ignored:?}");
+
+        disk.limit_available(None);
+        let after = last + 1;
+        assert!(matches!(&ask(write(after))[..], [Output::Answer(_, Ok(_)), ..]));
+        assert_eq!(shown(ask(read(after))), after);
     }
 }

@@ -42,6 +42,9 @@ pub(crate) const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 pub(crate) const UNSYNCED_RUNS_MAX: usize = 1 << 16;
 /// Bytes of the disk that stay free: room for the index, for recovery, and for a person to act.
 pub(crate) const RESERVE_BYTES: u64 = 64 << 20;
+/// Nothing new is taken in when less than so many reserves are free ([`SpaceLog::has_room`]): what was taken in before
+/// can then still be appended.
+pub(crate) const INTAKE_RESERVES: u64 = 2;
 /// The free space is measured again after this share of the reserve was appended.
 pub(crate) const RESERVE_SHARE: u64 = 64;
 /// Segments that one space keeps open for reading.

@@ -10,7 +10,8 @@ use super::record::{RECORD_HEADER_BYTES, RecordHeader};
 use super::recovery::{Segment, next_number, settle_last_segment, survey};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, create_segment, segment_path};
 use super::{
-    APPEND_BYTES_MAX, AppendLimits, Incarnation, LogParts, RESERVE_SHARE, UNSYNCED_BYTES_MAX, UNSYNCED_RUNS_MAX,
+    APPEND_BYTES_MAX, AppendLimits, INTAKE_RESERVES, Incarnation, LogParts, RESERVE_SHARE, UNSYNCED_BYTES_MAX,
+    UNSYNCED_RUNS_MAX,
 };
 use crate::disk::{Disk, DiskFile};
 use crate::error::StorageError;
@@ -30,6 +31,8 @@ pub struct SpaceLog {
     gathered: Option<Arc<GatheredIndex>>,
     /// Bytes that can be appended before the disk is asked for its free space again.
     known_room: u64,
+    /// Bytes that can be appended before [`SpaceLog::has_room`] asks the disk again.
+    known_intake: u64,
     limits: AppendLimits,
     segment: CurrentSegment,
     segments: u64,
@@ -98,6 +101,7 @@ impl SpaceLog {
             parts: Arc::new(parts),
             gathered: None,
             known_room: 0,
+            known_intake: 0,
             _open: open,
         })
     }
@@ -192,6 +196,20 @@ impl SpaceLog {
         Ok(positions)
     }
 
+    /// Whether there is room to take in anything new, or the disk is as good as full.
+    ///
+    /// An append refuses when it would eat into the reserve, but by then something has been taken in that cannot be
+    /// written, and that its taker cannot take back. So this asks for more than the reserve, and is to be asked first.
+    pub fn has_room(&mut self) -> Result<bool, StorageError> {
+        if self.known_intake == 0 {
+            let (reserve, path) = (self.limits.reserve_bytes, &self.parts.directory);
+            let available = self.parts.disk.available_bytes().map_err(StorageError::io("measure", path))?;
+            let spare = available.saturating_sub(reserve.saturating_mul(INTAKE_RESERVES));
+            self.known_intake = spare.min(reserve / RESERVE_SHARE);
+        }
+        Ok(self.known_intake > 0)
+    }
+
     /// Makes everything appended durable with one `fdatasync`, then shows it: only now may it be acknowledged.
     ///
     /// # Errors
@@ -248,6 +266,7 @@ impl SpaceLog {
     /// Refuses what would eat into the reserve. The disk is asked again after a small share of the reserve only:
     /// should somebody else fill it in between, the reserve is what still takes the write.
     fn check_room(&mut self, size: u64) -> Result<(), StorageError> {
+        self.known_intake = self.known_intake.saturating_sub(size);
         let (reserve, path) = (self.limits.reserve_bytes, &self.parts.directory);
         if size <= self.known_room {
             self.known_room -= size;

@@ -146,6 +146,20 @@ fn a_full_disk_refuses_early_and_reading_goes_on() {
 }
 
 #[test]
+fn nothing_new_is_taken_in_long_before_an_append_would_refuse() {
+    let (machine, _store, mut log) = Machine::with_log(1 << 20);
+    let mut author = Author::new(1);
+    machine.disk.limit_available(Some(2016));
+    assert!(log.has_room().unwrap());
+    machine.disk.limit_available(Some(2000));
+    log.append(&[author.write(500)]).unwrap();
+    log.sync().unwrap();
+    assert!(!log.has_room().unwrap(), "what was taken in before is appended, nothing more is taken in");
+    machine.disk.limit_available(None);
+    assert!(log.has_room().unwrap());
+}
+
+#[test]
 fn a_segment_that_cannot_be_created_leaves_the_log_usable() {
     for operation in [DiskOperation::Create, DiskOperation::Write, DiskOperation::Sync] {
         let (machine, _store, mut log) = Machine::with_log(1000);
