@@ -135,45 +135,45 @@ fn are_in_step(world: &World, statuses: &[Option<SpaceStatus>]) -> bool {
 
 /// Exports from every node that reads, compares the bytes, and judges what they hold.
 async fn check_exports(world: &Arc<World>, found: &mut Found) -> Result<(), Failure> {
+    let reading = || world.nodes.iter().filter(|node| node.role.reads());
+    let exports: Vec<_> = reading().map(|node| tokio::spawn(export(world.clone(), node.clone()))).collect();
     let mut judged: Vec<(PathBuf, String)> = Vec::new();
-    for node in world.nodes.iter().filter(|node| node.role.reads()) {
-        let path = node.data.with_extension("export");
-        export(world, node, &path).await?;
+    for (node, export) in reading().zip(exports) {
+        let path = export.await.map_err(|error| Failure::setup("export", error))??;
         let cannot = |error: io::Error| Failure::setup("compare exports", error);
         // An export of the same bytes needs no second judgement.
-        let mut same = None;
-        for (other, name) in &judged {
-            if same_bytes(&path, other).map_err(cannot)? {
-                same = Some(name);
-                break;
-            }
+        let mut same = false;
+        for (other, _) in &judged {
+            same = same || same_bytes(&path, other).map_err(cannot)?;
         }
-        if let Some((_, first)) = judged.first().filter(|_| same.is_none()) {
+        if same {
+            continue;
+        }
+        if let Some((_, first)) = judged.first() {
             found.diverged += 1;
             world.violated(format!("the exports of {} and {first} differ", node.name()));
         }
-        if same.is_none() {
-            let held =
-                Held::read(world, &node.name(), &path).map_err(|error| Failure::setup("read an export", error))?;
-            found.documents = found.documents.max(held.documents);
-            found.lost += held.judge(world, &node.name());
-            judged.push((path, node.name()));
-        }
+        let held = Held::read(world, &node.name(), &path).map_err(|error| Failure::setup("read an export", error))?;
+        found.documents = found.documents.max(held.documents);
+        found.lost += held.judge(world, &node.name());
+        judged.push((path, node.name()));
     }
     Ok(())
 }
 
-async fn export(world: &World, node: &Node, path: &Path) -> Result<(), Failure> {
+/// Exports from a node to a file beside its directory.
+async fn export(world: Arc<World>, node: Arc<Node>) -> Result<PathBuf, Failure> {
     let cannot = |error: io::Error| Failure::setup("export", error);
+    let path = node.data.with_extension("export");
     let mut command = node.command(&["export", SPACE]);
-    command.stdout(File::create(path).map_err(cannot)?).stderr(Stdio::piped());
+    command.stdout(File::create(&path).map_err(cannot)?).stderr(Stdio::piped());
     let output = tokio::task::spawn_blocking(move || command.output()).await;
     let output = output.map_err(|error| Failure::setup("export", error))?.map_err(cannot)?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr).into_owned();
         world.violated(format!("{} could not be exported: {}", node.name(), reason.trim()));
     }
-    Ok(())
+    Ok(path)
 }
 
 fn same_bytes(a: &Path, b: &Path) -> io::Result<bool> {

@@ -36,8 +36,11 @@ const SLOW_CHUNK: (u64, u64) = (256, 16 << 10);
 /// The pause between two times of a full disk, and how long it stays full.
 const ROOM_MS: (u64, u64) = (6000, 16_000);
 const FULL_MS: (u64, u64) = (1000, 6000);
-/// How much is left then, in KiB: so little that a write fails half way, or less than the reserve that nodes keep.
-const LEFT_KIB: [u64; 3] = [64, 1024, 40 << 10];
+/// How much is left then, in KiB: next to nothing, so that a write fails half way; less than the reserve that nodes
+/// keep; more than that, but too little to take anything in.
+const LEFT_KIB: [u64; 3] = [64, 40 << 10, 100 << 10];
+/// The reserve that nodes keep. When it is taken from them all at once, they may end; otherwise they only refuse.
+const RESERVE_KIB: u64 = 64 << 10;
 /// For so long after the disk has room again, a node may still end of it.
 const AFTERMATH: Duration = Duration::from_secs(5);
 
@@ -152,7 +155,7 @@ async fn live(world: &World, process: &mut Process, life: Duration) -> Result<bo
 }
 
 /// Starts a node that ended by itself.
-pub(crate) async fn revive(world: &World, process: &mut Process) -> Result<(), Failure> {
+async fn revive(world: &World, process: &mut Process) -> Result<(), Failure> {
     if let Some(status) = process.ended() {
         ended_by_itself(world, process, &status.to_string());
         start(world, process).await?;
@@ -242,7 +245,7 @@ pub(crate) async fn fill(world: Arc<World>, disk: Arc<SmallDisk>, node: usize) -
     while !world.sleep_unless(Phase::Healing, duration(&mut choices, ROOM_MS)).await {
         let left = LEFT_KIB[choices.below(LEFT_KIB.len() as u64) as usize];
         let lasts = duration(&mut choices, FULL_MS);
-        squeezed.store(true, Ordering::SeqCst);
+        squeezed.store(left < RESERVE_KIB, Ordering::SeqCst);
         // It fails when the node has written more meanwhile than would be left.
         if disk.squeeze(left).is_ok() {
             world.counts.full_disks.one();

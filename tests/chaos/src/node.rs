@@ -63,7 +63,7 @@ pub(crate) struct Node {
     generation: AtomicU64,
     /// Whether its process is up and not stopped; for the progress line.
     pub(crate) up: AtomicBool,
-    /// Whether its disk is full, or was a moment ago: only then may it end by itself.
+    /// Whether its disk lacks even the reserve, or did a moment ago: only then may it end by itself.
     pub(crate) squeezed: AtomicBool,
     place: Place,
     program: PathBuf,
