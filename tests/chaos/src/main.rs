@@ -60,7 +60,7 @@ The seed decides which faults are drawn, for whom, in which order and with which
 deterministic: two runs of one seed do not interleave alike, and may not find the same.
 
 Exit codes: 0 all checks held; 1 a check failed, or the run fell short of what was expected of it; 2 no run could be \
-made.";
+made, or it was interrupted.";
 
 /// Kills, stops, parts and fills real Syncline nodes while clients write, then compares what is left.
 ///
