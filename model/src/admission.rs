@@ -12,6 +12,7 @@ use crate::ids::{DeviceId, IdPrefix, OperationId};
 use crate::limits::DEPENDENCIES_MAX;
 use crate::membership::{Membership, MembershipError};
 use crate::operation::{Dependency, Kind};
+use crate::planted::{Bug, planted};
 use crate::summary::{OperationSummary, RunSummary};
 use crate::vector::VersionVector;
 
@@ -178,7 +179,7 @@ impl Admission {
         let common = (held - before).min(summary.operations.len() as u64) as usize;
         let theirs = common.checked_sub(1).map_or(summary.previous, |index| summary.operations[index].id);
         let ours = self.prefix_at(&summary.author, before + common as u64).unwrap_or(OperationId::ZERO.prefix());
-        ours == theirs.prefix()
+        ours == theirs.prefix() || planted(Bug::PreviousUnchecked)
     }
 
     /// Admits what can be, starting from `author`'s log and following who waited for whom.
@@ -187,7 +188,9 @@ impl Admission {
         while let Some(author) = open.pop_first() {
             if self.advance_author(author, admitted) {
                 let (reached, records) = (self.admitted.sequence(&author), self.membership.records());
-                open.extend(self.waiters_between(Lack::Operation(author, 0), Lack::Operation(author, reached)));
+                if !planted(Bug::WaitersNotWoken) {
+                    open.extend(self.waiters_between(Lack::Operation(author, 0), Lack::Operation(author, reached)));
+                }
                 open.extend(self.waiters_between(Lack::Records(0), Lack::Records(records)));
             }
         }
@@ -224,6 +227,9 @@ impl Admission {
                 Ok(()) => {}
                 Err(Obstacle::Lacks(lack)) => {
                     self.set_lack(author, Some(lack));
+                    if planted(Bug::PendingQueueDropped) {
+                        self.waiting_operations -= self.waiting.remove(&author).map_or(0, |queue| queue.len());
+                    }
                     break;
                 }
                 Err(Obstacle::Refused(refusal)) => {
@@ -247,13 +253,16 @@ impl Admission {
 
     fn check(&self, author: DeviceId, sequence: u64, operation: &OperationSummary) -> Result<(), Obstacle> {
         for dependency in &operation.dependencies {
-            self.check_dependency(dependency)?;
+            let checked = self.check_dependency(dependency);
+            if checked.is_err() && !planted(Bug::DependencyUnchecked) {
+                return checked;
+            }
         }
         // Before the membership is looked at: whether a log may begin depends on the operation's past alone.
         if sequence == 1 && !self.may_begin(&author, operation) {
             return Err(Obstacle::Refused(Refusal::NotAdmitted));
         }
-        if operation.membership <= self.membership.records() {
+        if operation.membership <= self.membership.records() || planted(Bug::MembershipSequenceIgnored) {
             return Ok(());
         }
         match self.membership.genesis() {

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::planted::{Bug, planted};
+
 /// Version of every format in this crate.
 pub const FORMAT_VERSION: u8 = 1;
 
@@ -49,7 +51,7 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 pub fn decode<'a, T: Serialize + Deserialize<'a>>(bytes: &'a [u8], what: &'static str) -> Result<T, DecodeError> {
     let body = strip_version(bytes, what)?;
     let value: T = postcard::from_bytes(body).map_err(|_| DecodeError::Malformed { what })?;
-    if encode(&value) != bytes {
+    if encode(&value) != bytes && !planted(Bug::CanonicalFormUnchecked) {
         return Err(DecodeError::NotCanonical { what });
     }
     Ok(value)

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use crate::ids::DeviceId;
 use crate::limits::DEPENDENCIES_MAX;
 use crate::operation::Dependency;
+use crate::planted::{Bug, planted};
 use crate::vector::VersionVector;
 
 /// From `at` on, the author's log builds on the other log up to `covers`.
@@ -94,7 +95,9 @@ impl Causality {
                 let reached = past.entry(*other).or_insert(0);
                 if *reached < steps[step].covers {
                     *reached = steps[step].covers;
-                    open.push((*other, *reached));
+                    if !planted(Bug::PastNotTransitive) {
+                        open.push((*other, *reached));
+                    }
                 }
             }
         }

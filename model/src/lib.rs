@@ -12,6 +12,8 @@ pub mod limits;
 pub mod membership;
 pub mod operation;
 pub mod payload;
+#[doc(hidden)]
+pub mod planted;
 pub mod run;
 pub mod summary;
 #[cfg(test)]

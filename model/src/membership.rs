@@ -11,6 +11,7 @@ use crate::canonical::{self, DecodeError, signature_bytes};
 use crate::ids::{DeviceId, OperationId, SpaceId};
 use crate::keys::{DeviceKey, ExchangeKey, SpaceTag, WrappedSecret, verify};
 use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, INVITATIONS_MAX, MEMBERS_MAX};
+use crate::planted::{Bug, planted};
 
 /// What a device may do in a space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -598,7 +599,9 @@ impl Membership {
     pub fn may_begin(&self, device: &DeviceId, past: impl Fn(&DeviceId, u64) -> bool) -> bool {
         self.members.get(device).is_some_and(|member| {
             member.role == Role::Steward
-                || member.admissions.iter().any(|by| by.role.writes() && past(&by.sponsor, by.sequence))
+                || member.admissions.iter().any(|by| {
+                    (by.role.writes() || planted(Bug::RoleUncheckedAtAdmission)) && past(&by.sponsor, by.sequence)
+                })
         })
     }
 }

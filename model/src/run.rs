@@ -18,6 +18,7 @@ use crate::ids::{DeviceId, OperationId, SpaceId};
 use crate::keys::{DeviceKey, verify};
 use crate::limits::{RUN_BYTES_MAX, RUN_ENCODED_BYTES_MAX, RUN_OPERATIONS_MAX};
 use crate::operation::{Dependency, Header, Kind, check_shape, operation_id, write_varint};
+use crate::planted::{Bug, planted};
 
 const WHAT: &str = "run of operations";
 const SIGNATURE_BYTES: usize = 64;
@@ -97,7 +98,8 @@ impl Run {
 
     /// Checks the signature, which makes every operation of the run authentic.
     pub fn verify(self) -> Result<VerifiedRun, SignatureError> {
-        if verify(&self.author, &self.last_id().0, &self.signature()) {
+        let holds = verify(&self.author, &self.last_id().0, &self.signature());
+        if holds || (self.operations.len() > 1 && planted(Bug::SignatureSkippedWithinRun)) {
             Ok(VerifiedRun(self))
         } else {
             Err(SignatureError { author: self.author, sequence: self.last() })
@@ -404,7 +406,7 @@ impl Reader<'_> {
             value |= bits << shift;
             if byte & 0x80 == 0 {
                 // A last group of zeros would be a second form of the same number.
-                let canonical = shift == 0 || bits != 0;
+                let canonical = shift == 0 || bits != 0 || planted(Bug::CanonicalFormUnchecked);
                 return if canonical { Ok(value) } else { Err(DecodeError::NotCanonical { what: WHAT }) };
             }
         }

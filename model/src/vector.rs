@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{DeviceId, OperationId};
+use crate::planted::{Bug, planted};
 
 /// Buckets that a vector is hashed into, so that two peers exchange only those that differ.
 pub const VECTOR_BUCKETS: usize = 256;
@@ -46,7 +47,7 @@ impl VersionVector {
     pub fn advance(&mut self, author: DeviceId, sequence: u64, id: OperationId) {
         let entry = self.entries.entry(author).or_insert(VectorEntry { base: 1, sequence, id });
         if sequence > entry.sequence {
-            (entry.sequence, entry.id) = (sequence, id);
+            (entry.sequence, entry.id) = (sequence, if planted(Bug::VectorKeepsOldId) { entry.id } else { id });
         }
     }
 
@@ -90,7 +91,7 @@ impl VersionVector {
     /// A hash over the whole vector.
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
-        for (author, entry) in &self.entries {
+        for (author, entry) in self.entries.iter().skip(usize::from(planted(Bug::DigestIgnoresAuthor))) {
             hash_entry(&mut hasher, author, entry);
         }
         *hasher.finalize().as_bytes()

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use rand_core::CryptoRng;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, DocumentKey};
 use syncline_storage::{Area, Batch, IndexError, SpaceIndex};
 
@@ -113,6 +114,7 @@ impl CatalogEntry {
     /// Whether a change survives the deletes.
     pub(super) fn survives(&self, reference: &Reference) -> bool {
         reference.operation.sequence > self.deleted_up_to(reference.operation.author)
+            || planted(Bug::DeletedFieldsReturn)
     }
 
     /// Up to which sequence an author's changes are deleted.
@@ -151,7 +153,7 @@ impl CatalogEntry {
         if changed {
             self.generation = self.generation.wrapping_add(1);
             self.deletes = self.deletes.wrapping_add(1);
-            if !self.exists() {
+            if !self.exists() && !planted(Bug::DeletedFieldsReturn) {
                 self.floor = self.total();
             }
         }

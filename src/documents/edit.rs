@@ -3,6 +3,7 @@
 use automerge::transaction::Transactable;
 use automerge::{AutomergeError, ObjId, ObjType, Prop, ROOT, ReadDoc, ScalarValue, Value as Held};
 use serde_json::{Map, Value};
+use syncline_model::planted::{Bug, planted};
 
 use super::change::{ChangeHash, ChangeHeader};
 use super::limits::{MAX_CHANGE_BYTES, MAX_DEPTH, MAX_OPERATIONS};
@@ -275,6 +276,9 @@ impl Writer<'_, '_> {
         let place = self.locate(path)?;
         if place.current.is_none() {
             return Err(EditError::PathMissing(path.clone()));
+        }
+        if planted(Bug::ResolutionLost) {
+            return Ok(());
         }
         // Every operation visible at the place becomes a predecessor of this one. A scalar equal to the winner is
         // the exception: Automerge then deletes the others and keeps the winner, which ends the conflict as well.

@@ -10,6 +10,7 @@ use rand_core::CryptoRng;
 use syncline_model::keys::{SEAL_OVERHEAD_BYTES, seal};
 use syncline_model::limits::PAYLOAD_BYTES_MAX;
 use syncline_model::membership::{Admit, Certificate, Genesis, KeyDelivery, Statement};
+use syncline_model::planted::{Bug, planted};
 use syncline_model::run::RunBuilder;
 use syncline_model::{
     Action, Admitted, ContentKey, Dependency, DeviceId, DeviceKey, Header, Kind, OperationSummary, Past,
@@ -217,7 +218,8 @@ impl SpaceCore {
         for operation in admitted {
             self.state.take_keys(&operation);
             let data = operation.kind == Kind::DATA && operation.fault.is_none();
-            if data && operation.sequence > applied(&operation.author) {
+            let seen = operation.sequence <= applied(&operation.author) && !planted(Bug::AppliedTwiceOnRecovery);
+            if data && !seen {
                 self.open.admit(&operation);
             }
         }
@@ -367,7 +369,7 @@ impl SpaceCore {
 
     fn check_writer(&self) -> Result<(), WriteError> {
         match self.state.role() {
-            Some(role) if role.writes() => Ok(()),
+            Some(role) if role.writes() || planted(Bug::RoleUncheckedAtWrite) => Ok(()),
             Some(role) => Err(WriteError::ReadOnly { role: role.name() }),
             None => Err(WriteError::NotAdmitted),
         }
@@ -520,7 +522,7 @@ impl SpaceCore {
                 self.admitted.push(News::Foreign(operation));
             }
         }
-        self.news = true;
+        self.news = !planted(Bug::DependenciesForgotten);
         self.open.keep(&run);
         self.batch.push(run);
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use syncline_model::keys::open;
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{Action, Admitted, ContentKey, DeviceId, Kind, Past, Run, Transaction, VerifiedRun};
 
 use super::core::Effect;
@@ -194,7 +195,8 @@ fn open_operation(state: &LogState, run: &Run, sequence: u64) -> Option<Opened> 
         lineage: transaction.lineage,
         actor: transaction.lineage.actor(&run.space(), &author),
         entries: transaction.entries,
-        past: deletes.then(|| state.admission.causality().past(author, sequence)),
+        past: (deletes && !planted(Bug::DeletePastForgotten))
+            .then(|| state.admission.causality().past(author, sequence)),
         own: author == state.device.id(),
     })
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rand_core::CryptoRng;
 use syncline_model::limits::PAYLOAD_BYTES_MAX;
 use syncline_model::membership::KeyDelivery;
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{ContentKey, DeviceId, DeviceKey, Run, Strings};
 use syncline_storage::{AuthorRange, LogReader, SpaceLog, StorageError};
 use syncline_sync::{Effect as SyncEffect, Event as SyncEvent, Range, RequestId, Response, Serving, Verdict};
@@ -193,8 +194,13 @@ impl SpaceReplica {
             if batch.is_empty() {
                 return self.write_index_when_due(clock);
             }
-            self.log.append(&batch)?;
-            self.log.sync()?;
+            if planted(Bug::VisibleBeforeDurable) {
+                self.log.sync()?;
+                self.log.append(&batch)?;
+            } else {
+                self.log.append(&batch)?;
+                self.log.sync()?;
+            }
             self.handle(Input::Core(Event::Durable), clock, random)?;
         }
     }
@@ -273,7 +279,9 @@ impl SpaceReplica {
             Effect::JoinAnswered { token, outcome } => self.outputs.push(Output::JoinAnswered(token, outcome)),
             Effect::StoreKeys => {
                 self.keyring.renew(self.core.state());
-                self.outputs.push(Output::StoreKeys);
+                if !planted(Bug::KeysNotStored) {
+                    self.outputs.push(Output::StoreKeys);
+                }
             }
             Effect::MembershipChanged => {
                 self.desk.set_strings(string_mode(&self.core));

@@ -4,6 +4,7 @@
 //! overlaps is cut at its front. A run that continues another operation than the one held is proof of a fork: the
 //! author signed both.
 
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, Run, VerifiedRun};
 
 use crate::engine::{Context, Engine, Unwritten};
@@ -102,7 +103,7 @@ impl Engine {
     fn hand_over(&mut self, cx: &mut Context<'_>, run: VerifiedRun, peer: DeviceId, path: Path) -> Fate {
         let author = run.author();
         let (sequence, id) = self.head(cx.replica, &author);
-        if !continues(cx, &run, sequence, id) {
+        if !continues(cx, &run, sequence, id) && !planted(Bug::PreviousUnchecked) {
             let sequence = first_difference(cx, &run, sequence);
             self.forked(cx, author, sequence, peer);
             return Fate::Dropped;

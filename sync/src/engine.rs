@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_core::CryptoRng;
 use syncline_model::canonical::DecodeError;
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, OperationId};
 
 use crate::event::{Effect, Event, Misbehaviour, Replica, RequestId, Token};
@@ -254,6 +255,9 @@ impl Engine {
     }
 
     fn failed(&mut self, cx: &Context<'_>, token: Token) {
+        if planted(Bug::FailedPullNeverFreed) {
+            return;
+        }
         if let Some(flight) = self.close(token) {
             self.gave_up(cx, flight.peer);
         }

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 use syncline_model::canonical::{self, DecodeError};
 use syncline_model::keys::{open, seal};
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, Run, SpaceId, VerifiedRun};
 
 use crate::delivery::Fate;
@@ -70,7 +71,9 @@ impl Engine {
         let verdict = match opened(cx, bytes) {
             Ok(Frame::Run(run)) => self.run_arrived(cx, run, from),
             Ok(Frame::Heads(heads)) => {
-                self.learn(cx, from, &heads);
+                if !planted(Bug::AnnouncementIgnored) {
+                    self.learn(cx, from, &heads);
+                }
                 Verdict::Ignore
             }
             Err(verdict) => verdict,
@@ -100,9 +103,14 @@ impl Engine {
             self.note(cx, from, &entry, cx.now_ms);
             return Verdict::Ignore;
         }
+        let last = (run.last(), run.last_id());
         match self.receive(cx, run, from, Path::Gossip) {
             Fate::Ingested => Verdict::Accept,
+            Fate::Waiting if planted(Bug::PendingGossipRejected) => Verdict::Reject,
             Fate::Waiting => {
+                if planted(Bug::GossipMarkedDelivered) {
+                    self.heads.insert(author, last);
+                }
                 self.note(cx, from, &entry, cx.now_ms + GAP_PATIENCE_MS);
                 Verdict::Ignore
             }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use syncline_model::limits::{RUN_BYTES_MAX, RUN_OPERATIONS_MAX};
+use syncline_model::planted::{Bug, planted};
 use syncline_model::run::encode_joined;
 use syncline_model::{DeviceId, Run};
 
@@ -59,7 +60,8 @@ impl Serving {
     pub fn page(self, stored: impl IntoIterator<Item = Run>) -> Response {
         let mut by_author: BTreeMap<DeviceId, Vec<Progress>> = BTreeMap::new();
         for range in self.ranges {
-            by_author.entry(range.author).or_default().push(Progress { range, sent: range.after, finished: false });
+            let sent = range.after + u64::from(range.after > 0 && planted(Bug::PageBeginsTooFar));
+            by_author.entry(range.author).or_default().push(Progress { range, sent, finished: false });
         }
         let mut unfinished = by_author.values().map(Vec::len).sum::<usize>();
         let (mut joined, mut bytes, mut more) = (Vec::<Joined>::new(), 0, false);
@@ -85,6 +87,9 @@ impl Serving {
             if unfinished == 0 {
                 break;
             }
+        }
+        if more && planted(Bug::PageCutDropsLastRun) {
+            joined.pop();
         }
         let runs = joined.iter().filter_map(Joined::encode).collect();
         Response::Page(Page { runs, forked: self.forked, more })

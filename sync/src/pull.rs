@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 
 use syncline_model::canonical::DecodeError;
 use syncline_model::limits::WAITING_OPERATIONS_MAX;
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, Run, VerifiedRun};
 
 use crate::engine::{Asked, Context, Engine};
@@ -86,7 +87,7 @@ impl Engine {
     pub(crate) fn served(&mut self, peer: DeviceId, bytes: usize) {
         self.counters.served_bytes += bytes as u64;
         if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.serving = peer.serving.saturating_sub(1);
+            peer.serving = peer.serving.saturating_sub(usize::from(!planted(Bug::ServingNeverEnds)));
             peer.served_bytes += bytes as u64;
         }
     }
@@ -167,6 +168,9 @@ impl Engine {
             |peer: &Peer| !peer.ahead.is_empty() && peer.pulls < PULLS_PER_PEER_MAX && peer.quiet_until_ms <= cx.now_ms;
         let mut found: Vec<(&DeviceId, &Peer)> = self.peers.iter().filter(|(_, peer)| open(peer)).collect();
         found.sort_by_key(|(id, peer)| (peer.failures, peer.fruitless, peer.pulls, **id));
+        if planted(Bug::OnlyDeadPeerAsked) {
+            return found.into_iter().next_back().map(|(id, _)| *id).into_iter().collect();
+        }
         found.into_iter().map(|(id, _)| *id).collect()
     }
 

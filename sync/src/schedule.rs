@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncline_model::limits::RUN_OPERATIONS_MAX;
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, OperationId};
 
 use crate::event::Replica;
@@ -133,7 +134,7 @@ impl Planner<'_> {
             return;
         }
         let (head, head_id) = self.head(author);
-        let last = ahead.sequence.min(through);
+        let last = ahead.sequence.min(through) - u64::from(planted(Bug::RangeEndsEarly));
         let mut covered = self.gaps.spans(author);
         covered.extend(self.strangers.spans(author));
         covered.extend(self.claimed.get(author).into_iter().flatten());

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use syncline_model::planted::{Bug, planted};
 use syncline_model::vector::{VECTOR_BUCKETS, VectorEntry};
 use syncline_model::{DeviceId, VersionVector};
 
@@ -85,7 +86,7 @@ fn differing_buckets(vector: &VersionVector, from: u8, theirs: &[[u8; 8]]) -> Su
         by_bucket.entry(VersionVector::bucket_of(author)).or_default().push(entry((author, held)));
     }
     let (mut set, mut entries, mut next) = ([0; 32], Vec::new(), None);
-    for bucket in usize::from(from)..VECTOR_BUCKETS {
+    for bucket in usize::from(from)..VECTOR_BUCKETS - usize::from(planted(Bug::BucketBoundary)) {
         if theirs.get(bucket) == Some(&ours[bucket]) {
             continue;
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, DocumentKey, Past};
 use syncline_storage::{Batch, IndexError};
 
@@ -119,6 +120,9 @@ impl Recording<'_> {
         let covered = |author: AuthorNumber| {
             if author == operation.author {
                 return operation.sequence - 1;
+            }
+            if planted(Bug::DeleteBeatsConcurrentEdit) {
+                return u64::MAX;
             }
             catalog.author(author).and_then(|author| past.get(&author)).copied().unwrap_or(0)
         };

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{Action, DeviceId, DocumentKey, Past};
 use syncline_storage::IndexError;
 
@@ -68,10 +69,13 @@ impl Desk {
         let version = self.catalog.version(0);
         let mut recording = self.catalog.record();
         for opened in operations {
-            if opened.sequence <= recording.applied(&opened.author) {
+            if opened.sequence <= recording.applied(&opened.author) && !planted(Bug::AppliedTwiceOnRecovery) {
                 continue;
             }
-            let deeds: Vec<Deed> = opened.entries.iter().map(deed).collect();
+            let mut deeds: Vec<Deed> = opened.entries.iter().map(deed).collect();
+            if deeds.len() > 1 && planted(Bug::TransactionHalfVisible) {
+                deeds.pop();
+            }
             let changed = changed_documents(&deeds);
             let entangles = changed.len() > 1 && may_lose_a_change(&mut recording, opened)?;
             let operation = Operation {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand_core::CryptoRng;
 use serde_json::Value;
 use syncline_model::limits::ENTRIES_PER_OPERATION_MAX;
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{Action, DeviceId, DocumentKey, Entry, Lineage, Past, Transaction};
 use syncline_storage::IndexError;
 
@@ -94,7 +95,7 @@ impl Desk {
             }
             stale |= self.lacks_own_changes(plan, entry);
         }
-        if stale {
+        if stale && !planted(Bug::LineageReused) {
             self.lineage = SavedLineage::draw(self.lineage.number + 1, turn.random);
         }
         task.lineage = (self.lineage.number, self.lineage.current);
@@ -283,7 +284,9 @@ impl Desk {
         lost.sort_unstable();
         lost.dedup();
         for key in &lost {
-            self.cache.discard(key);
+            if !planted(Bug::AbortedEditKept) {
+                self.cache.discard(key);
+            }
         }
         self.lineage.stale = true;
         // What showed it has to be read anew.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, DocumentKey};
 use syncline_storage::IndexError;
 
@@ -98,7 +99,8 @@ impl Desk {
                 && watcher.position < present
             {
                 let after = watcher.position;
-                let visible = self.catalog.feed(after, WATCH_PAGE)?;
+                let skipped = u64::from(planted(Bug::WatcherSkipsEvent));
+                let visible = self.catalog.feed(after + skipped, WATCH_PAGE)?;
                 // A feed that ends early is a damaged one; the watcher goes on with what comes.
                 let reached = visible.last().map_or(present, |last| last.position);
                 match self.events_of(&visible) {

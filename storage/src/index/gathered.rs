@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use syncline_model::planted::{Bug, planted};
+
 use super::{Batch, Index, IndexError, KeyValue, Visit};
 
 /// Changes gathered before they are written even if nobody asks for it.
@@ -55,7 +57,9 @@ impl Index for GatheredIndex {
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: Visit<'_>) -> Result<(), IndexError> {
-        self.write()?;
+        if !planted(Bug::ScanMissesGathered) {
+            self.write()?;
+        }
         self.index.scan(from, to, visit)
     }
 
@@ -64,7 +68,13 @@ impl Index for GatheredIndex {
         self.index.last(from, to)
     }
 
-    fn apply(&self, batch: Batch) -> Result<(), IndexError> {
+    fn apply(&self, mut batch: Batch) -> Result<(), IndexError> {
+        // A batch names last how far it takes whatever it is about.
+        if planted(Bug::WatermarkBeforeData)
+            && let Some(watermark) = batch.changes.pop()
+        {
+            self.index.apply(Batch { changes: vec![watermark] })?;
+        }
         let mut gathered = self.gathered();
         gathered.extend(batch.changes);
         if gathered.len() >= GATHERED_MAX { self.write_all(&mut gathered) } else { Ok(()) }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{Run, RunSummary};
 
 use super::LogParts;
@@ -114,6 +115,9 @@ pub(crate) fn complete_index(
             state.indexer.quarantine(Position::new(segment.number, 0), SEGMENT_HEADER_BYTES);
         }
         state.segment(segment, from(segment))?;
+    }
+    if planted(Bug::IndexBatchLost) {
+        state.indexer.batch = Batch::default();
     }
     state.indexer.commit(end).map_err(|error| parts.index_failed(error))?;
     Ok(*state.indexer.watermark())

@@ -13,6 +13,7 @@ use std::io;
 
 use syncline_model::SpaceId;
 use syncline_model::limits::RUN_ENCODED_BYTES_MAX;
+use syncline_model::planted::{Bug, planted};
 
 use crate::disk::DiskFile;
 
@@ -69,7 +70,8 @@ impl RecordCodec {
     pub(crate) fn body<'a>(&self, segment: u32, offset: u32, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let header = self.header(segment, offset, bytes)?;
         let body = &bytes[RECORD_HEADER_BYTES as usize..];
-        (body.len() == header.length as usize && crc32c::crc32c(body) == header.body_crc).then_some(body)
+        let intact = crc32c::crc32c(body) == header.body_crc || planted(Bug::ChecksumIgnored);
+        (body.len() == header.length as usize && intact).then_some(body)
     }
 
     fn header_crc(&self, fields: &[u8], segment: u32, offset: u32) -> u32 {

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use syncline_model::SpaceId;
+use syncline_model::planted::{Bug, planted};
 
 use super::record::{Found, RECORD_HEADER_BYTES, RecordCodec, Walk};
 use super::segment::{
@@ -102,9 +103,10 @@ pub(crate) fn settle_last_segment(
     let known = if indexed.segment() == last.number { indexed.offset().max(last.durable) } else { last.durable };
     let tail = Tail::read(&*file, parts.codec, last, known).map_err(StorageError::io("read", &path))?;
     let seen_end = last.end;
-    last.end = tail.durable;
+    let is_torn = tail.records.is_empty() && seen_end > tail.durable;
+    last.end = if is_torn && planted(Bug::TornTailKept) { seen_end } else { tail.durable };
     if tail.records.is_empty() && last.header_intact {
-        if seen_end > tail.durable {
+        if seen_end > last.end {
             tracing::warn!(space = %parts.space.short(), segment = last.number, bytes = seen_end - tail.durable,
                 "a torn tail of the log was cut");
             file.truncate(u64::from(tail.durable)).map_err(StorageError::io("truncate", &path))?;
@@ -146,6 +148,9 @@ impl Tail {
             end = if follows { offset + length } else { end };
             follows
         });
+        if !records.is_empty() && planted(Bug::RecoveredTailNotSynced) {
+            return Ok(Self { durable: end, records: Vec::new() });
+        }
         Ok(Self { durable, records })
     }
 }

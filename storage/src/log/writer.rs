@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use syncline_model::planted::{Bug, planted};
 use syncline_model::{Run, RunSummary, SpaceId, VerifiedRun};
 
 use super::indexing::{Indexer, complete_index};
@@ -180,7 +181,8 @@ impl SpaceLog {
         let (mut buffer, mut positions) = (Vec::with_capacity(size as usize), Vec::with_capacity(runs.len()));
         for run in runs {
             let offset = self.segment.length + buffer.len() as u32;
-            positions.push(Position::new(number, offset));
+            let noted = offset + u32::from(!positions.is_empty() && planted(Bug::RunPositionOffByOne));
+            positions.push(Position::new(number, noted));
             self.parts.codec.write(&mut buffer, number, offset, synced, run.bytes());
         }
         if let Err(error) = self.segment.file.write_at(u64::from(self.segment.length), &buffer) {
@@ -285,7 +287,10 @@ impl SpaceLog {
         if self.segment.synced == self.segment.length {
             return Ok(());
         }
-        if let Err(error) = self.segment.file.sync() {
+        let synced = if planted(Bug::AcknowledgedBeforeSync) { Ok(()) } else { self.segment.file.sync() };
+        if let Err(error) = synced
+            && !planted(Bug::FailedSyncIgnored)
+        {
             // Never again: the system may have dropped the pages it failed to write, and would report success.
             let path = segment_path(&self.parts.directory, self.segment.number);
             self.poison = Some(format!("the disk did not confirm a write to {path}: {error}"));
@@ -303,7 +308,7 @@ impl SpaceLog {
             number,
             space: self.parts.space,
             incarnation: self.parts.incarnation,
-            previous_end: self.segment.length,
+            previous_end: self.segment.length - u32::from(planted(Bug::RollOverCutsLastRecord)),
             durable: SEGMENT_HEADER_BYTES,
         };
         let created = create_segment(&*self.parts.disk, &self.parts.directory, &header, &mut |_| Ok(()));

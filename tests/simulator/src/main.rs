@@ -1,6 +1,9 @@
 //! The simulator as a program: one seed with its trace, or many with totals.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "it tells how long the runs took")]
 
+#[cfg(feature = "planted-bugs")]
+mod planted;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -14,6 +17,8 @@ use syncline_simulator::{Coverage, Detail, Happening, Outcome, Plan, TAIL_LINES,
 const COVERED_SEEDS: u64 = 200;
 /// Of so many seeds one is run twice, to compare the traces.
 const REPEATED_EVERY: u64 = 20;
+/// What may be asked instead of one seed.
+const INSTEAD_OF_SEED: &[&str] = if cfg!(feature = "planted-bugs") { &["seeds", "planted"] } else { &["seeds"] };
 /// Failures after which a range of seeds is given up.
 const FAILURES_MAX: usize = 10;
 
@@ -25,7 +30,7 @@ const FAILURES_MAX: usize = 10;
 #[command(version, max_term_width = 120)]
 struct Arguments {
     /// Run this seed and print its plan, the end of its trace, and its outcome.
-    #[arg(long, value_name = "N", conflicts_with = "seeds", required_unless_present = "seeds")]
+    #[arg(long, value_name = "N", conflicts_with = "seeds", required_unless_present_any = INSTEAD_OF_SEED)]
     seed: Option<u64>,
     /// Run the seeds from A up to, but not with, B and print totals.
     #[arg(long, value_name = "A..B", value_parser = parse_range)]
@@ -36,6 +41,35 @@ struct Arguments {
     /// Print the whole trace instead of its end.
     #[arg(long)]
     trace: bool,
+    #[cfg(feature = "planted-bugs")]
+    #[command(flatten)]
+    planted: PlantedArguments,
+}
+
+/// What a build with planted bugs is asked.
+#[cfg(feature = "planted-bugs")]
+#[derive(Debug, clap::Args)]
+struct PlantedArguments {
+    /// Plant a bug, or each in turn, and tell whether the seeds find it.
+    #[arg(long, value_name = "BUG", num_args = 0..=1, conflicts_with_all = ["seed", "seeds"], value_parser = planted::parse_bug)]
+    planted: Option<Option<syncline_model::planted::Bug>>,
+    /// How many seeds look for each bug.
+    #[arg(long, value_name = "N", default_value_t = planted::SEEDS, requires = "planted")]
+    planted_seeds: u64,
+    /// Print the page for the documentation.
+    #[arg(long, requires = "planted")]
+    markdown: bool,
+}
+
+#[cfg(feature = "planted-bugs")]
+impl PlantedArguments {
+    fn planting(&self, jobs: usize) -> Option<planted::Planting> {
+        let bugs = match self.planted? {
+            Some(bug) => vec![bug],
+            None => syncline_model::planted::Bug::ALL.to_vec(),
+        };
+        Some(planted::Planting { bugs, seeds: self.planted_seeds, jobs, markdown: self.markdown })
+    }
 }
 
 fn parse_range(text: &str) -> Result<(u64, u64), String> {
@@ -55,6 +89,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     keep_panics();
     let detail = if arguments.trace { Detail::Whole } else { Detail::Tail };
+    #[cfg(feature = "planted-bugs")]
+    if let Some(planting) = arguments.planted.planting(arguments.jobs.max(1)) {
+        let all_caught = planted::run_planted(&planting).unwrap_or(false);
+        return if all_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let succeeded = match (arguments.seed, arguments.seeds) {
         (Some(seed), _) => run_one(seed, detail),
         (None, Some((first, end))) => run_many(first, end, arguments.jobs.max(1), detail),
