@@ -151,6 +151,53 @@ mod tests {
         }
 
         #[test]
+        fn covering_is_a_partial_order(a in vector(), b in vector(), c in vector()) {
+            prop_assert!(a.covers(&a) && a.covers(&VersionVector::default()));
+            prop_assert_eq!(a.covers(&b) && b.covers(&a), a == b);
+            prop_assert!(!(a.covers(&b) && b.covers(&c)) || a.covers(&c));
+            prop_assert!(!a.covers(&b) || a.operations() >= b.operations());
+            prop_assert!(!(a.covers(&b) && a.operations() == b.operations()) || a == b);
+        }
+
+        #[test]
+        fn an_entry_is_the_furthest_of_its_advances_in_whatever_order(
+            advances in proptest::collection::vec((0u8..4, 1u64..20), 0..30),
+            seed in any::<u64>(),
+        ) {
+            let advance = |vector: &mut VersionVector, (author, sequence): (u8, u64)| {
+                vector.advance(DeviceId([author; 32]), sequence, OperationId([sequence as u8; 32]));
+            };
+            let (mut forward, mut shuffled, mut joined_up) = <(VersionVector, VersionVector, VersionVector)>::default();
+            advances.iter().for_each(|one| advance(&mut forward, *one));
+            let mut order = advances.clone();
+            order.sort_by_key(|(author, sequence)| (u64::from(*author) * 31 + sequence).wrapping_mul(seed | 1));
+            order.iter().for_each(|one| advance(&mut shuffled, *one));
+            for one in advances.iter().rev() {
+                let mut alone = VersionVector::default();
+                advance(&mut alone, *one);
+                joined_up.join(&alone);
+            }
+            prop_assert_eq!(&forward, &shuffled);
+            prop_assert_eq!(&forward, &joined_up);
+            for (author, entry) in forward.iter() {
+                let of_author = advances.iter().filter(|(other, _)| DeviceId([*other; 32]) == *author);
+                prop_assert_eq!(of_author.map(|(_, sequence)| *sequence).max(), Some(entry.sequence));
+                prop_assert_eq!(entry.id, OperationId([entry.sequence as u8; 32]), "the id goes with the sequence");
+            }
+        }
+
+        #[test]
+        fn differing_buckets_are_those_of_the_differing_authors(a in vector(), b in vector()) {
+            let (left, right) = (a.bucket_digests(), b.bucket_digests());
+            let authors = a.iter().chain(b.iter()).map(|(author, _)| *author);
+            let differs = |author: &DeviceId| a.entry(author) != b.entry(author);
+            let expected: std::collections::BTreeSet<usize> =
+                authors.filter(differs).map(|author| VersionVector::bucket_of(&author)).collect();
+            let found = (0..VECTOR_BUCKETS).filter(|bucket| left[*bucket] != right[*bucket]);
+            prop_assert_eq!(found.collect::<std::collections::BTreeSet<usize>>(), expected);
+        }
+
+        #[test]
         fn digests_differ_exactly_where_vectors_do(a in vector(), b in vector()) {
             prop_assert_eq!(a.digest() == b.digest(), a == b);
             let (left, right) = (a.bucket_digests(), b.bucket_digests());

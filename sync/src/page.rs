@@ -137,7 +137,8 @@ impl Joined {
 mod tests {
     use super::*;
     use crate::testing::{SPACE, device, log};
-    use syncline_model::VerifiedRun;
+    use proptest::prelude::*;
+    use syncline_model::{OperationId, VerifiedRun};
 
     fn range(author: DeviceId, after: u64, through: u64) -> Range {
         Range { author, after, after_id: None, through }
@@ -192,6 +193,94 @@ mod tests {
         let stored = log(&device(1), 5000, 210);
         let (runs, _) = served(vec![range(device(1).id(), 0, 4096)], PAGE_BYTES_MAX, &stored);
         assert_eq!(spans(&runs), [(1, 4096)]);
+    }
+
+    /// Logs as they may be stored: cut into runs anywhere, their runs arriving interleaved.
+    fn stored_logs(cuts: &[Vec<usize>], payload: usize, order: &[usize]) -> Vec<VerifiedRun> {
+        let mut logs: Vec<std::vec::IntoIter<VerifiedRun>> = Vec::new();
+        for (author, lengths) in (1..).zip(cuts) {
+            let operations = log(&device(author), lengths.iter().sum::<usize>() as u64, payload);
+            let (mut rest, mut runs) = (operations.as_slice(), Vec::new());
+            for length in lengths {
+                let (run, later) = rest.split_at(*length);
+                runs.push(VerifiedRun::join(run).unwrap());
+                rest = later;
+            }
+            logs.push(runs.into_iter());
+        }
+        let drawn = order.iter().map(|author| author % cuts.len());
+        let mut stored: Vec<VerifiedRun> = drawn.filter_map(|author| logs[author].next()).collect();
+        stored.extend(logs.into_iter().flatten());
+        stored
+    }
+
+    /// What a page should bring of one range, by looking at the stored runs one by one: where it gets to.
+    fn naive_reach(range: &Range, stored: &[VerifiedRun]) -> u64 {
+        let of_author = stored.iter().filter(|run| run.author() == range.author);
+        let ends: Vec<u64> = of_author.map(|run| run.last()).filter(|last| *last > range.after).collect();
+        let within = ends.iter().copied().filter(|last| *last <= range.through).max();
+        within.or(ends.first().copied()).unwrap_or(range.after)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_page_brings_what_a_look_at_each_run_would_choose(
+            cuts in prop::collection::vec(prop::collection::vec(1usize..6, 1..8), 1..4),
+            order in prop::collection::vec(0usize..4, 0..24),
+            wanted in prop::collection::btree_map(0u8..4, (0u64..30, 0u64..30), 1..4),
+        ) {
+            let stored = stored_logs(&cuts, 40, &order);
+            let held = |author: DeviceId| stored.iter().filter(|run| run.author() == author).map(|run| run.last()).max();
+            let ranges: Vec<Range> = wanted
+                .iter()
+                .map(|(author, (a, b))| range(device(author + 1).id(), *a.min(b), *a.max(b)))
+                .filter_map(|range| Some(Range { through: range.through.min(held(range.author)?), ..range }))
+                .filter(|range| range.after < range.through)
+                .collect();
+            let (runs, more) = served(ranges.clone(), PAGE_BYTES_MAX, &stored);
+            prop_assert!(!more, "all of it fits");
+            for range in &ranges {
+                let mut reached = range.after;
+                for run in runs.iter().filter(|run| run.author() == range.author) {
+                    prop_assert_eq!(run.first(), reached + 1, "runs of an author follow one another");
+                    reached = run.last();
+                }
+                prop_assert_eq!(reached, naive_reach(range, &stored));
+            }
+            prop_assert!(runs.iter().all(|run| ranges.iter().any(|range| range.author == run.author())));
+        }
+
+        #[test]
+        fn pages_asked_for_one_after_the_other_bring_each_operation_once(
+            cuts in prop::collection::vec(prop::collection::vec(1usize..6, 1..8), 1..4),
+            order in prop::collection::vec(0usize..4, 0..24),
+            payload in 1usize..40_000,
+        ) {
+            let stored = stored_logs(&cuts, payload, &order);
+            let authors: Vec<DeviceId> = (1..).zip(&cuts).map(|(author, _)| device(author).id()).collect();
+            let lasts: Vec<u64> = cuts.iter().map(|lengths| lengths.iter().sum::<usize>() as u64).collect();
+            let mut heads = vec![(0, OperationId::ZERO); authors.len()];
+            for page in 0.. {
+                let lacking = (0..authors.len()).filter(|at| heads[*at].0 < lasts[*at]);
+                let ranges: Vec<Range> = lacking.map(|at| range(authors[at], heads[at].0, lasts[at])).collect();
+                if ranges.is_empty() {
+                    break;
+                }
+                let (runs, more) = served(ranges, PAGE_BYTES_MIN, &stored);
+                let bytes: usize = runs.iter().map(|run| run.bytes().len()).sum();
+                prop_assert!(runs.len() == 1 || bytes <= PAGE_BYTES_MIN, "page {}: {} bytes", page, bytes);
+                prop_assert!(!runs.is_empty(), "each page goes on");
+                for run in &runs {
+                    let at = authors.iter().position(|author| *author == run.author()).unwrap();
+                    prop_assert_eq!((run.first() - 1, run.previous()), heads[at], "it goes on where the last one ended");
+                    heads[at] = (run.last(), run.last_id());
+                }
+                let complete = heads.iter().zip(&lasts).all(|(head, last)| head.0 == *last);
+                prop_assert_eq!(more, !complete, "a page says whether it is the last one");
+            }
+        }
     }
 
     #[test]

@@ -5,5 +5,6 @@ mod crash;
 mod damage;
 mod directory;
 mod measure;
+mod oracle;
 mod reading;
 mod workload;

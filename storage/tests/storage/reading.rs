@@ -7,9 +7,9 @@ use syncline_storage::{AuthorRange, LogReader, Position, SpaceLog};
 use super::workload::{Author, Machine};
 
 /// What was stored, in order of arrival.
-type Oracle = Vec<(Position, VerifiedRun)>;
+pub(crate) type Oracle = Vec<(Position, VerifiedRun)>;
 
-fn expected(oracle: &Oracle, ranges: &[AuthorRange], after: Option<Position>) -> Vec<(Position, u64)> {
+pub(crate) fn expected(oracle: &Oracle, ranges: &[AuthorRange], after: Option<Position>) -> Vec<(Position, u64)> {
     let wanted = |run: &VerifiedRun| {
         ranges.iter().any(|range| {
             range.author == run.author()
@@ -22,7 +22,7 @@ fn expected(oracle: &Oracle, ranges: &[AuthorRange], after: Option<Position>) ->
     later.map(|(position, run)| (*position, run.first())).collect()
 }
 
-fn read_all(reader: &LogReader, ranges: &[AuthorRange], bytes_max: usize) -> Vec<(Position, u64)> {
+pub(crate) fn read_all(reader: &LogReader, ranges: &[AuthorRange], bytes_max: usize) -> Vec<(Position, u64)> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let page = reader.read_many(ranges, after, bytes_max).unwrap();

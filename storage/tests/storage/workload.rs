@@ -26,6 +26,12 @@ impl Author {
         self.key.id()
     }
 
+    /// Goes on after a run of its own, or from the beginning: what it wrote since was lost.
+    pub(crate) fn go_on_after(&mut self, run: Option<&VerifiedRun>) {
+        self.sequence = run.map_or(0, |run| run.last());
+        self.head = run.map_or(OperationId::ZERO, |run| run.last_id());
+    }
+
     /// The next operation, its payload filled with its sequence.
     pub(crate) fn write(&mut self, payload_bytes: usize) -> VerifiedRun {
         self.sequence += 1;
