@@ -180,6 +180,31 @@ proptest! {
     }
 
     #[test]
+    fn a_loaded_document_is_the_one_that_was_saved_and_goes_on_like_it(
+        edits in prop::collection::vec((0..2_usize, json_object(), mode()), 0..8),
+        next in json_object(),
+        mode in mode(),
+    ) {
+        let (mut one, mut other) = (Document::new(), Document::new());
+        for (writer, value, mode) in edits {
+            let (document, actor) = if writer == 0 { (&mut one, ALICE) } else { (&mut other, BOB) };
+            document.edit(&actor, &[Edit::Put(value)], mode).expect("it can be put");
+        }
+        let bytes = other.changes_since(&[]).expect("nothing is asked for by name");
+        let incoming = |bytes: &Vec<u8>| IncomingChange { bytes: bytes.clone(), expected_actor: Some(BOB) };
+        one.apply(bytes.iter().map(incoming).collect());
+        let mut loaded = Document::load(&one.save()).expect("what was saved can be loaded");
+        let shown = |document: &Document| {
+            let history = document.history(HistoryOrder::OldestFirst, None, 100);
+            (document.view(), document.heads(), document.conflicts(&Pointer::root()), history)
+        };
+        prop_assert_eq!(shown(&loaded), shown(&one));
+        let (ours, theirs) = (one.edit(&ALICE, &[Edit::Put(next.clone())], mode), loaded.edit(&ALICE, &[Edit::Put(next)], mode));
+        prop_assert_eq!(ours.expect("it can be put"), theirs.expect("it can be put"), "both make the same change");
+        prop_assert_eq!(shown(&loaded), shown(&one));
+    }
+
+    #[test]
     fn text_is_spliced_by_code_points(
         start in "[a😀é\u{301}]{0,12}", at in 0..13_usize, delete in 0..5_usize, insert in "[x🦀]{0,4}",
     ) {

@@ -1,5 +1,7 @@
 //! Scripted desks over an index in memory, with a core that seals, keeps and delivers operations.
 
+mod properties;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +14,7 @@ use syncline_storage::{MemoryDisk, MemoryIndex, OpenOptions, Store};
 
 use super::*;
 use crate::documents::operations::{Content, ReadError};
-use crate::documents::request::{ChangeEvent, ConflictScope, Opened, Step, Version};
+use crate::documents::request::{ChangeEvent, ConflictScope, List, Opened, Step, Version};
 use crate::documents::{Document, Edit, IncomingChange};
 
 const SPACE: SpaceId = SpaceId([9; 32]);
