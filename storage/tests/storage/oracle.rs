@@ -209,7 +209,7 @@ impl Compared {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn a_log_and_a_map_agree_whatever_is_appended_synced_lost_and_read(moves in moves()) {
