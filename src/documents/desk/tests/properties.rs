@@ -116,7 +116,7 @@ impl Replica {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn operations_merge_to_the_same_in_any_causal_order(
@@ -139,12 +139,16 @@ proptest! {
 
     #[test]
     fn documents_that_were_kept_are_loaded_as_they_were(
-        writes in writes(20..50),
-        more in writes(1..6),
+        writes in writes(40..60),
+        more in writes(1..12),
         closes in any::<bool>(),
+        deletes in any::<bool>(),
     ) {
-        // Few documents with many changes each, since only those are kept.
-        let few = |written: &Written| Written { keys: (written.keys.0 % 2, written.keys.1 % 2), ..written.clone() };
+        // Few documents with many changes since the last delete of them, for only those are kept.
+        let few = |written: &Written| {
+            let kind = if written.number % 32 == 0 { written.kind } else { written.kind % 3 };
+            Written { kind, keys: (written.keys.0 % 2, written.keys.1 % 2), ..written.clone() }
+        };
         let ledger = history(&writes.iter().map(few).collect::<Vec<_>>());
         let mut kept = Replica::with(9, &ledger, 0, LARGE_DOCUMENT_BYTES);
         let mut fresh = Replica::new(10, &ledger);
@@ -156,7 +160,18 @@ proptest! {
             kept.handle(Input::Close);
         }
         kept.restart(false);
+        for text in KEYS.iter().take(2) {
+            let entry = kept.desk.catalog.entry(&key(text)).unwrap().unwrap_or_default();
+            let snapshot = kept.desk.snapshot(&key(text), &entry).unwrap();
+            prop_assert!(snapshot.is_some() || entry.total() - entry.floor <= 2 * SNAPSHOT_CHANGES_MIN + 1);
+        }
         prop_assert_eq!(&kept.everything(), &before, "what is loaded is what was kept");
+        if deletes && kept.write(vec![delete(KEYS[0])]).is_ok() {
+            // So many that what was kept before the delete would be looked at again.
+            for number in 0..=SNAPSHOT_CHANGES_MIN {
+                kept.write(vec![merge(KEYS[0], json!({"anew": number}))]).unwrap();
+            }
+        }
         for Written { kind, keys, number, .. } in &more {
             let _ = kept.write(written_steps(*kind, KEYS[keys.0 % 2], KEYS[keys.1 % 2], *number));
         }
@@ -201,11 +216,15 @@ proptest! {
         writes in writes(1..25),
         delivery in delivery(),
         limit in 1..6_usize,
+        opened_late in any::<bool>(),
     ) {
         let ledger = history(&writes);
         let mut replica = Replica::with(9, &ledger, delivery.cache_bytes, LARGE_DOCUMENT_BYTES);
         let start = replica.version();
         let token = replica.token();
+        if opened_late {
+            replica.catch_up();
+        }
         replica.handle(Input::Watch { token, prefix: String::new(), since: Some(start), values: false });
         replica.catch_up();
         let position = |event: &ChangeEvent| (event.version.position, event.author, event.sequence, event.key.clone());
