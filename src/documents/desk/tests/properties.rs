@@ -166,11 +166,12 @@ proptest! {
             prop_assert!(snapshot.is_some() || entry.total() - entry.floor <= 2 * SNAPSHOT_CHANGES_MIN + 1);
         }
         prop_assert_eq!(&kept.everything(), &before, "what is loaded is what was kept");
-        if deletes && kept.write(vec![delete(KEYS[0])]).is_ok() {
-            // So many that what was kept before the delete would be looked at again.
+        if deletes && fresh.write(vec![delete(KEYS[0])]).is_ok() {
+            // So many, and unread as they come, that what was kept before the delete would be looked at again.
             for number in 0..=SNAPSHOT_CHANGES_MIN {
-                kept.write(vec![merge(KEYS[0], json!({"anew": number}))]).unwrap();
+                fresh.write(vec![merge(KEYS[0], json!({"anew": number}))]).unwrap();
             }
+            kept.catch_up();
         }
         for Written { kind, keys, number, .. } in &more {
             let _ = kept.write(written_steps(*kind, KEYS[keys.0 % 2], KEYS[keys.1 % 2], *number));
