@@ -146,7 +146,7 @@ proptest! {
     ) {
         // Few documents with many changes since the last delete of them, for only those are kept.
         let few = |written: &Written| {
-            let kind = if written.number % 32 == 0 { written.kind } else { written.kind % 3 };
+            let kind = if written.number.is_multiple_of(32) { written.kind } else { written.kind % 3 };
             Written { kind, keys: (written.keys.0 % 2, written.keys.1 % 2), ..written.clone() }
         };
         let ledger = history(&writes.iter().map(few).collect::<Vec<_>>());
