@@ -182,7 +182,9 @@ impl Error {
             | Self::BadRole => ErrorKind::Invalid,
             Self::Document(error) => document_kind(error),
             Self::Write(WriteError::TooLarge) => ErrorKind::TooLarge,
-            Self::Write(WriteError::NotAdmitted | WriteError::NoKey | WriteError::Storage) => ErrorKind::Unavailable,
+            Self::Write(WriteError::NotAdmitted | WriteError::NoKey | WriteError::Recovering | WriteError::Storage) => {
+                ErrorKind::Unavailable
+            }
             Self::Write(_) => ErrorKind::Forbidden,
             Self::Timeout { .. } => ErrorKind::Timeout,
         }

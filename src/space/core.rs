@@ -150,6 +150,9 @@ pub enum WriteError {
     /// Too large for one operation.
     #[error("the transaction is larger than {PAYLOAD_BYTES_MAX} bytes: write it in several")]
     TooLarge,
+    /// Something that this device's operations build on was damaged on the disk and is fetched again.
+    #[error("operations that were damaged on this disk are fetched again from peers: try again once one is online")]
+    Recovering,
     /// The log takes no more.
     #[error("the disk is full or failed; nothing was written")]
     Storage,
@@ -188,6 +191,8 @@ pub struct SpaceCore {
     news: bool,
     /// The membership's count of changes that others were told of.
     told_changes: u64,
+    /// The last of this device's operations that the log was seen to hold, after a gap or not.
+    own_written: u64,
 }
 
 impl SpaceCore {
@@ -204,6 +209,7 @@ impl SpaceCore {
             waiting: VecDeque::new(),
             news: true,
             told_changes: 0,
+            own_written: 0,
         }
     }
 
@@ -212,6 +218,9 @@ impl SpaceCore {
     /// `applied` tells how far each author's operations have reached the documents: later ones are opened again.
     pub fn replay(&mut self, summary: &RunSummary, applied: &dyn Fn(&DeviceId) -> u64) {
         let mut admitted = Vec::new();
+        if summary.author == self.state.device.id() {
+            self.own_written = self.own_written.max(summary.last());
+        }
         if self.state.hold(summary, &mut admitted) {
             self.state.made_durable(summary.author, summary.last(), summary.last_id());
         }
@@ -367,8 +376,15 @@ impl SpaceCore {
         self.state.admission.dependencies(self.state.device.id())
     }
 
+    /// Whether this device may write now.
+    ///
+    /// Where damage took something from the log, the next operation would take the place of one that others hold, or
+    /// would count before the own ones that wait for what is missing.
     fn check_writer(&self) -> Result<(), WriteError> {
+        let (held, _) = self.state.own_head();
+        let admitted = self.state.admission.admitted().sequence(&self.state.device.id());
         match self.state.role() {
+            Some(role) if role.writes() && (held < self.own_written || admitted < held) => Err(WriteError::Recovering),
             Some(role) if role.writes() || planted(Bug::RoleUncheckedAtWrite) => Ok(()),
             Some(role) => Err(WriteError::ReadOnly { role: role.name() }),
             None => Err(WriteError::NotAdmitted),
@@ -466,7 +482,10 @@ impl SpaceCore {
         clock: Clock,
         random: &mut dyn CryptoRng,
     ) -> Result<Option<KeyDelivery>, JoinRefusal> {
-        self.check_writer().map_err(|_| JoinRefusal::NotASponsor)?;
+        self.check_writer().map_err(|reason| match reason {
+            WriteError::Recovering => JoinRefusal::Unavailable,
+            _ => JoinRefusal::NotASponsor,
+        })?;
         let membership = self.state.membership();
         let records = membership.records();
         let role = membership

@@ -113,7 +113,11 @@ impl SpaceReplica {
     pub fn start(&mut self, clock: Clock, random: &mut dyn CryptoRng) -> Result<(), StorageError> {
         let mut effects = Vec::new();
         self.core.start(&mut effects);
-        self.carry_out(effects, clock, random)
+        let carried_out = self.carry_out(effects, clock, random);
+        if matches!(carried_out, Err(StorageError::Damaged { .. })) {
+            self.stop_if_damaged()?;
+        }
+        carried_out
     }
 
     /// The core, for its state.
@@ -151,7 +155,11 @@ impl SpaceReplica {
             Input::Core(event) => self.core.handle(event, clock, random, &mut effects),
             Input::Desk(input) => self.ask_desk(input, clock, random, &mut effects),
         }
-        self.carry_out(effects, clock, random)
+        let carried_out = self.carry_out(effects, clock, random);
+        if matches!(carried_out, Err(StorageError::Damaged { .. })) {
+            self.stop_if_damaged()?;
+        }
+        carried_out
     }
 
     /// Refuses an input that would add to the log while the disk is as good as full; gives what is left to handle.
@@ -192,6 +200,7 @@ impl SpaceReplica {
         loop {
             let batch = self.core.take_batch();
             if batch.is_empty() {
+                self.stop_if_damaged()?;
                 return self.write_index_when_due(clock);
             }
             if planted(Bug::VisibleBeforeDurable) {
@@ -203,6 +212,15 @@ impl SpaceReplica {
             }
             self.handle(Input::Core(Event::Durable), clock, random)?;
         }
+    }
+
+    /// Ends it when a damaged record was met, here or by a job on documents: core and documents count on operations
+    /// that are gone. The next opening begins without them, so that they are fetched again.
+    fn stop_if_damaged(&self) -> Result<(), StorageError> {
+        let Some(damage) = self.reader.take_damage() else { return Ok(()) };
+        // Only what the index says of the quarantine keeps the next start from ending in the same way.
+        self.log.write_index()?;
+        Err(damage)
     }
 
     /// Writes what the index has gathered, some time after it began to gather.
@@ -273,6 +291,15 @@ impl SpaceReplica {
             }
             Effect::Read { author, after, through } => {
                 let runs = self.reader.read(&author, after, through, READ_BYTES_MAX)?;
+                if !runs.iter().any(|run| run.author() == author && run.operation(after + 1).is_some()) {
+                    // Asking again would not end. A job on documents may just have met damage there.
+                    self.stop_if_damaged()?;
+                    let reason = "an operation that is held is not where the index looks for it";
+                    return Err(StorageError::Unreadable {
+                        path: format!("the log of {}", self.reader.space()),
+                        reason,
+                    });
+                }
                 self.core.handle(Event::Read(runs), clock, random, next);
             }
             Effect::Invited { token, outcome } => self.outputs.push(Output::Invited(token, outcome)),

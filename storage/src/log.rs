@@ -16,6 +16,8 @@ mod segment;
 mod verify;
 mod writer;
 
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use syncline_model::SpaceId;
@@ -30,6 +32,7 @@ pub use self::writer::SpaceLog;
 use crate::disk::{Disk, DiskFile};
 use crate::error::StorageError;
 use crate::index::{IndexError, SpaceIndex};
+use crate::layout::Area;
 use crate::store::condemn_index;
 
 /// A new segment begins once one has grown to this size.
@@ -80,6 +83,10 @@ pub(crate) struct LogParts {
     codec: RecordCodec,
     /// The most recently used last.
     open: Mutex<Vec<(u32, Arc<dyn DiskFile>)>>,
+    /// The last damaged record that a reader met.
+    damage: Mutex<Option<StorageError>>,
+    /// Whether anything was ever put in quarantine: what is fetched again overlaps with runs that are still there.
+    has_gaps: AtomicBool,
 }
 
 impl LogParts {
@@ -90,7 +97,18 @@ impl LogParts {
         directory: String,
         index: SpaceIndex,
     ) -> Self {
-        Self { space, incarnation, disk, directory, index, codec: RecordCodec::new(space), open: Mutex::default() }
+        let codec = RecordCodec::new(space);
+        let (open, damage, has_gaps) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        Self { space, incarnation, disk, directory, index, codec, open, damage, has_gaps }
+    }
+
+    /// Takes note of what the index knows to be in quarantine.
+    fn look_for_gaps(&self) -> Result<(), StorageError> {
+        let mut visit = |_: &[u8], _: &[u8]| {
+            self.has_gaps.store(true, Ordering::Relaxed);
+            ControlFlow::Break(())
+        };
+        self.index.scan(Area::QUARANTINE, &[], None, &mut visit).map_err(|error| self.index_failed(error))
     }
 
     /// The file of a segment, kept open for the next read.

@@ -21,7 +21,7 @@ use crate::limits::{
 use crate::messages::{Range, Request, Response};
 use crate::peer::Peer;
 use crate::pending::Pending;
-use crate::status::{Counters, PeerStatus, Status};
+use crate::status::{Counters, Load, PeerStatus, Status};
 
 /// What an operator may choose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,6 +177,17 @@ impl Engine {
             pending_bytes: self.gaps.bytes() + self.strangers.bytes(),
             pulls_in_flight: self.pulls_in_flight(),
             counters: self.counters,
+        }
+    }
+
+    /// What is kept in memory.
+    pub fn load(&self) -> Load {
+        Load {
+            pending_bytes: self.gaps.bytes() + self.strangers.bytes(),
+            pulls_in_flight: self.pulls_in_flight(),
+            unwritten_bytes: self.unwritten_bytes,
+            unwritten_runs: self.unwritten.len(),
+            forks: self.forks.len(),
         }
     }
 

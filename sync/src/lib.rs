@@ -54,4 +54,4 @@ pub use messages::{
     Forked, Message, PROTOCOL, Page, Part, Range, Request, Response, RunBytes, Scope, SummaryAnswer, SummaryEntry,
 };
 pub use page::Serving;
-pub use status::{Counters, PeerStatus, Status};
+pub use status::{Counters, Load, PeerStatus, Status};

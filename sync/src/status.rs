@@ -38,6 +38,21 @@ pub struct PeerStatus {
     pub served_bytes: u64,
 }
 
+/// What the engine keeps in memory, each bounded by a name in [`limits`](crate::limits).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// The memory of verified runs that wait for something.
+    pub pending_bytes: usize,
+    /// Pulls that are not answered yet.
+    pub pulls_in_flight: usize,
+    /// The memory of runs that were handed over and are not durable.
+    pub unwritten_bytes: usize,
+    /// How many those are.
+    pub unwritten_runs: usize,
+    /// Different logs that are remembered, by author and peer.
+    pub forks: usize,
+}
+
 /// Totals since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {

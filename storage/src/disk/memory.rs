@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Access, Disk, DiskFile, check_path, split_path};
 
-/// A power loss keeps or loses content in units of this size, beside torn writes at any byte.
+/// A power loss keeps or loses content in units of this size unless told otherwise, beside torn writes at any byte.
 const SECTOR_BYTES: usize = 512;
 
 /// The kinds of calls that change something and can fail.
@@ -76,6 +76,8 @@ struct Controls {
     faults: Vec<Fault>,
     fired: u64,
     available: Option<u64>,
+    sector_bytes: Option<usize>,
+    full: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -153,6 +155,34 @@ impl MemoryDisk {
         lock(&self.controls).available = bytes;
     }
 
+    /// Sets the unit in which a power loss keeps or loses content.
+    pub fn set_sector_bytes(&self, bytes: usize) {
+        lock(&self.controls).sector_bytes = Some(bytes);
+    }
+
+    /// Lets the disk be full from now on, or no longer: nothing that would take room succeeds.
+    pub fn set_full(&self, full: bool) {
+        lock(&self.controls).full = full;
+    }
+
+    /// Flips one bit of a file, on the platter and in what is seen; false when the file is not that long.
+    pub fn flip_bit(&self, path: &str, offset: u64, bit: u8) -> bool {
+        let (parent, name) = split_path(path);
+        let Ok(parent) = self.directory(parent) else { return false };
+        let node = lock(&parent.0).seen.get(name).cloned();
+        let (Some(Node::File(content)), Ok(at)) = (node, usize::try_from(offset)) else { return false };
+        let mut content = lock(&content);
+        let Content { seen, durable, .. } = &mut *content;
+        let mut flipped = false;
+        for bytes in [seen, durable] {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 1 << (bit % 8);
+                flipped = true;
+            }
+        }
+        flipped
+    }
+
     /// The process died and starts again: what it wrote is all still seen, durable or not.
     pub fn restart(&self) {
         let mut controls = lock(&self.controls);
@@ -165,7 +195,8 @@ impl MemoryDisk {
     /// `choose(n)` returns a number below `n`; the same choices give the same outcome.
     pub fn lose_power(&self, choose: &mut dyn FnMut(u64) -> u64) {
         self.restart();
-        self.root.lose_power(choose);
+        let sector_bytes = lock(&self.controls).sector_bytes.unwrap_or(SECTOR_BYTES);
+        self.root.lose_power(sector_bytes, choose);
     }
 
     fn admit(&self, operation: DiskOperation) -> Result<(), Refusal> {
@@ -179,6 +210,13 @@ impl MemoryDisk {
             let first = controls.calls == at + 1 && operation != DiskOperation::Read;
             controls.fired += u64::from(first);
             return Err(if first { Refusal::Killed } else { Refusal::Dead });
+        }
+        let takes_room = matches!(
+            operation,
+            DiskOperation::Create | DiskOperation::Write | DiskOperation::CreateDirectory | DiskOperation::Rename
+        );
+        if controls.full && takes_room {
+            return Err(Refusal::Fault(FaultKind::Full));
         }
         let mut due = None;
         for (index, fault) in controls.faults.iter_mut().enumerate().filter(|(_, fault)| fault.operation == operation) {
@@ -321,7 +359,8 @@ impl Disk for MemoryDisk {
     }
 
     fn available_bytes(&self) -> io::Result<u64> {
-        Ok(lock(&self.controls).available.unwrap_or(u64::MAX))
+        let controls = lock(&self.controls);
+        Ok(if controls.full { 0 } else { controls.available.unwrap_or(u64::MAX) })
     }
 }
 
@@ -333,7 +372,7 @@ impl Names {
 }
 
 impl Directory {
-    fn lose_power(&self, choose: &mut dyn FnMut(u64) -> u64) {
+    fn lose_power(&self, sector_bytes: usize, choose: &mut dyn FnMut(u64) -> u64) {
         let mut names = lock(&self.0);
         // A file system may make changes of names durable early, but keeps their order.
         let kept = choose(names.changes.len() as u64 + 1) as usize;
@@ -352,15 +391,15 @@ impl Directory {
         names.seen = names.durable.clone();
         for node in names.seen.values() {
             match node {
-                Node::File(content) => lock(content).lose_power(choose),
-                Node::Directory(directory) => directory.lose_power(choose),
+                Node::File(content) => lock(content).lose_power(sector_bytes, choose),
+                Node::Directory(directory) => directory.lose_power(sector_bytes, choose),
             }
         }
     }
 }
 
 impl Content {
-    fn lose_power(&mut self, choose: &mut dyn FnMut(u64) -> u64) {
+    fn lose_power(&mut self, sector_bytes: usize, choose: &mut dyn FnMut(u64) -> u64) {
         let mut durable = std::mem::take(&mut self.durable);
         let all_or_some = choose(3);
         for change in self.changes.drain(..) {
@@ -368,7 +407,9 @@ impl Content {
                 _ if all_or_some == 0 => {}
                 ContentChange::Truncate { length } if all_or_some == 1 || choose(2) == 0 => durable.truncate(length),
                 ContentChange::Write { offset, bytes } if all_or_some == 1 => overwrite(&mut durable, offset, &bytes),
-                ContentChange::Write { offset, bytes } => keep_parts(&mut durable, offset, &bytes, choose),
+                ContentChange::Write { offset, bytes } => {
+                    keep_parts(&mut durable, offset, &bytes, sector_bytes, choose);
+                }
                 ContentChange::Truncate { .. } => {}
             }
         }
@@ -378,14 +419,20 @@ impl Content {
 }
 
 /// Keeps some sectors of a write, or a prefix that ends at any byte.
-fn keep_parts(durable: &mut Vec<u8>, offset: usize, bytes: &[u8], choose: &mut dyn FnMut(u64) -> u64) {
+fn keep_parts(
+    durable: &mut Vec<u8>,
+    offset: usize,
+    bytes: &[u8],
+    sector_bytes: usize,
+    choose: &mut dyn FnMut(u64) -> u64,
+) {
     if choose(2) == 0 {
         let kept = choose(bytes.len() as u64 + 1) as usize;
         return overwrite(durable, offset, &bytes[..kept]);
     }
     let mut from = 0;
     while from < bytes.len() {
-        let sector_end = (offset + from) / SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES;
+        let sector_end = (offset + from) / sector_bytes * sector_bytes + sector_bytes;
         let to = bytes.len().min(sector_end - offset);
         if choose(2) == 0 {
             overwrite(durable, offset + from, &bytes[from..to]);

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use syncline_model::limits::RUN_OPERATIONS_MAX;
 use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, Run, RunSummary, SpaceId};
 
@@ -120,6 +122,13 @@ impl LogReader {
     /// Which log it is; positions of another incarnation mean nothing here.
     pub fn incarnation(&self) -> Incarnation {
         self.parts.incarnation
+    }
+
+    /// The last damaged record that any reader of this log has met and put in quarantine; told once.
+    ///
+    /// Whoever keeps in memory what the log holds has to forget the record's operations, so that they are fetched again.
+    pub fn take_damage(&self) -> Option<StorageError> {
+        self.parts.damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 
     /// The space's part of the index.
@@ -258,12 +267,17 @@ impl LogReader {
             return Ok(());
         }
         let from = author_suffix(&author, after + 1, Position::START);
-        let to = author_suffix(&author, u64::MAX, Position::from_u64(u64::MAX));
+        // Runs follow each other, but those that were fetched again for damaged ones may end after others that begin
+        // later. None is longer than a run may be.
+        let has_gaps = self.parts.has_gaps.load(Ordering::Relaxed);
+        let last = if has_gaps { through.saturating_add(RUN_OPERATIONS_MAX as u64) } else { u64::MAX };
+        let to = author_suffix(&author, last, Position::from_u64(u64::MAX));
         let mut damage = None;
         let scanned =
             self.parts.index.scan(Area::AUTHOR, &from, Some(&to), &mut |suffix, value| match decode_author_entry(
                 suffix, value,
             ) {
+                Ok(AuthorEntry { first, .. }) if first > through && has_gaps => ControlFlow::Continue(()),
                 Ok(AuthorEntry { first, .. }) if first > through - u64::from(planted(Bug::ReadEndsEarly)) => {
                     ControlFlow::Break(())
                 }
@@ -394,10 +408,12 @@ impl LogReader {
         if let Err(error) = index.apply(batch) {
             return self.parts.index_failed(error);
         }
+        self.parts.has_gaps.store(true, Ordering::Relaxed);
         let space = self.parts.space;
-        let error = StorageError::Damaged { space, position, author, first, last };
-        tracing::error!("{error}");
-        error
+        let damaged = || StorageError::Damaged { space, position, author, first, last };
+        tracing::error!("{}", damaged());
+        *self.parts.damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(damaged());
+        damaged()
     }
 }
 

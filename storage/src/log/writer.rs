@@ -88,6 +88,7 @@ impl SpaceLog {
         }
         let file = settle_last_segment(&parts, &mut segments, watermark.end, progress)?;
         let watermark = complete_index(&parts, &segments, watermark, progress)?;
+        parts.look_for_gaps()?;
         let last = *segments.last().expect("recovery leaves a segment to append to");
         let earlier_bytes = segments[..segments.len() - 1].iter().map(|segment| u64::from(segment.end)).sum();
         Ok(Self {

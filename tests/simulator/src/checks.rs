@@ -3,69 +3,155 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use syncline_model::Role;
+use syncline_model::{DeviceId, Role, VersionVector};
 use syncline_sync::Replica;
+use syncline_sync::limits::{
+    FORKS_MAX, GAPS_BYTES_MAX, PULLS_MAX, STRANGERS_BYTES_MAX, UNWRITTEN_BYTES_MAX, UNWRITTEN_RUNS_MAX,
+};
 
+use crate::actions::text_of;
 use crate::happening::Happening;
+use crate::hosted::Hosted;
 use crate::ledger::{Fate, Shown, Tried};
+use crate::network::EXCHANGES_PER_PAIR_MAX;
 use crate::world::{Violation, World};
 
 /// Characters from which a value counts as large at the end.
 const LARGE_CHARACTERS: usize = 900;
+/// One run or page may be handed over beyond what stops further ones.
+const UNWRITTEN_SLACK_BYTES: usize = syncline_sync::limits::RESPONSE_BYTES_MAX * 2;
+/// Operations of one page, each of which may be a run, may be handed over beyond what stops further ones.
+const UNWRITTEN_SLACK_RUNS: usize = 4096;
 
 impl World {
+    /// One replica of a device that runs.
+    fn hosted(&self, number: usize, space: usize) -> Option<&Hosted> {
+        self.devices[number].running.as_ref()?.hosted.get(&space)
+    }
+
+    /// Checks after a step that nothing piles up, and remembers what is durable.
+    pub(crate) fn settled(&mut self, number: usize) {
+        let Some(running) = &self.devices[number].running else { return };
+        let mut wrong = None;
+        for (space, hosted) in &running.hosted {
+            let role = self.surroundings.plan.spaces[*space].role(number);
+            if role == Some(Role::Relay) && !hosted.replica.core().state().keys().content.is_empty() {
+                wrong = Some(format!("the relay #{number} holds content keys"));
+            }
+            let load = hosted.replica.core().engine().load();
+            let too_much = load.pending_bytes > GAPS_BYTES_MAX + STRANGERS_BYTES_MAX
+                || load.pulls_in_flight > PULLS_MAX
+                || load.unwritten_bytes > UNWRITTEN_BYTES_MAX + UNWRITTEN_SLACK_BYTES
+                || load.unwritten_runs > UNWRITTEN_RUNS_MAX + UNWRITTEN_SLACK_RUNS
+                || load.forks > FORKS_MAX;
+            if too_much {
+                wrong = Some(format!("#{number} keeps more than it may in space {space}: {load:?}"));
+            }
+            let open = hosted.open_work();
+            if open > EXCHANGES_PER_PAIR_MAX * self.devices.len() {
+                wrong = Some(format!("{open} requests and frames of peers pile up at #{number}"));
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.violate(wrong);
+        }
+        for space in 0..self.ledgers.len() {
+            self.remember_durable(number, space);
+        }
+        if !self.devices[number].damage.healing.is_empty() {
+            self.check_healing(number);
+        }
+    }
+
     /// Remembers what a device now says to be durable; its own log must never have two operations at one place.
-    pub(crate) fn remember_durable(&mut self, number: usize) {
+    fn remember_durable(&mut self, number: usize, space: usize) {
         let id = self.surroundings.ids[number];
         let Some(running) = &self.devices[number].running else { return };
-        let state = running.replica.core().state();
-        let durable = state.vector();
-        let known = self.ledger.durable.entry(number).or_default();
+        let Some(hosted) = running.hosted.get(&space) else { return };
+        let state = hosted.replica.core().state();
+        let (ledger, durable) = (&mut self.ledgers[space], state.vector());
+        let known = ledger.durable.entry(number).or_default();
         if durable.operations() == known.operations() {
             return;
         }
-        known.clone_from(durable);
-        let log = self.ledger.logs.entry(number).or_default();
+        // What damage took is fetched again; until then it counts as held before.
+        if self.devices[number].damage.is_healing(space) {
+            known.join(durable);
+        } else {
+            known.clone_from(durable);
+        }
+        let log = ledger.logs.entry(number).or_default();
         let fresh: Vec<_> = (log.len() as u64 + 1..=durable.sequence(&id)).map(|at| state.prefix_at(&id, at)).collect();
         log.extend(fresh.into_iter().flatten());
-        self.note(number, Happening::Appended, [0, 0], String::new);
+        self.note(number, Happening::Appended, [space as u64, 0], String::new);
     }
 
-    /// A device that starts again holds all that it ever said to be durable.
+    /// A device that starts again holds all that it ever said to be durable, but for what damage took.
     pub(crate) fn check_recovered(&mut self, number: usize) {
-        let Some(running) = &self.devices[number].running else { return };
-        let state = running.replica.core().state();
-        let Some(before) = self.ledger.durable.get(&number) else { return };
-        let mut lost = Vec::new();
+        for space in 0..self.ledgers.len() {
+            let Some(hosted) = self.hosted(number, space) else { continue };
+            let Some(before) = self.ledgers[space].durable.get(&number).cloned() else { continue };
+            let operations = hosted.replica.core().state().vector().operations();
+            let lost = self.lost(number, space, hosted, &before);
+            if lost.is_empty() {
+                if operations > 0 {
+                    self.note(number, Happening::Recovered, [operations, space as u64], || {
+                        format!("{operations} operations of space {space}")
+                    });
+                }
+                continue;
+            }
+            let damage = &mut self.devices[number].damage;
+            let damaged = |author: usize| damage.flipped.iter().any(|(other, by, ..)| (*other, *by) == (space, author));
+            if lost.iter().all(|(author, ..)| author.is_some_and(damaged)) {
+                damage.healing.push((space, before));
+                continue;
+            }
+            return self.violate(format!("#{number} lost what was durable when it stopped in space {space}: {lost:?}"));
+        }
+    }
+
+    /// What a device held and does not hold: author, sequence, and what is held instead.
+    fn lost(
+        &self,
+        number: usize,
+        space: usize,
+        hosted: &Hosted,
+        before: &VersionVector,
+    ) -> Vec<(Option<usize>, u64, u64)> {
+        let (state, mut lost) = (hosted.replica.core().state(), Vec::new());
+        let mut miss = |author: &DeviceId, sequence: u64| {
+            lost.push((self.surroundings.number(author), sequence, state.vector().sequence(author)));
+        };
         for (author, entry) in before.iter() {
             if state.prefix_at(author, entry.sequence) != Some(entry.id.prefix()) {
-                let held = state.vector().sequence(author);
-                let author = self.surroundings.number(author);
-                lost.push(format!("operation {} of #{author:?} (held: {held})", entry.sequence));
+                miss(author, entry.sequence);
             }
         }
-        let log = self.ledger.logs.get(&number).into_iter().flatten();
-        for (at, id) in (1..).zip(log) {
-            if state.prefix_at(&self.surroundings.ids[number], at) != Some(*id) {
-                lost.push(format!("its own operation {at}"));
+        let (own, log) = (self.surroundings.ids[number], self.ledgers[space].logs.get(&number));
+        for (at, id) in (1..).zip(log.into_iter().flatten()) {
+            if state.prefix_at(&own, at) != Some(*id) {
+                miss(&own, at);
             }
         }
-        let operations = state.vector().operations();
-        if !lost.is_empty() {
-            return self.violate(format!("#{number} lost what was durable when it stopped: {}", lost.join(", ")));
-        }
-        if operations > 0 {
-            self.note(number, Happening::Recovered, [operations, 0], || format!("{operations} operations"));
-        }
+        lost
     }
 
-    /// What keeps the devices from agreeing; none when they do.
+    /// What keeps the honest devices from agreeing; none when they do.
     pub(crate) fn disagreement(&self) -> Option<String> {
-        let mut first = None;
-        for (number, device) in self.devices.iter().enumerate() {
-            let Some(running) = &device.running else { return Some(format!("#{number} does not run")) };
-            let state = running.replica.core().state();
-            if state.role() != Some(self.plan().roles[number]) {
+        let open: usize = self.ledgers.iter().map(crate::ledger::Ledger::open_questions).sum();
+        (0..self.ledgers.len())
+            .find_map(|space| self.disagreement_in(space).map(|text| format!("in space {space} {text}")))
+            .or_else(|| (open > 0).then(|| format!("{open} transactions or questions are open")))
+    }
+
+    fn disagreement_in(&self, space: usize) -> Option<String> {
+        let (plan, mut first) = (&self.plan().spaces[space], None);
+        for (number, member) in plan.members.iter().filter(|(number, _)| !self.plan().lies(**number)) {
+            let number = *number;
+            let Some(hosted) = self.hosted(number, space) else { return Some(format!("#{number} does not run")) };
+            let state = hosted.replica.core().state();
+            if state.role() != Some(member.role) {
                 return Some(format!("#{number} knows itself as {:?}", state.role()));
             }
             let (vector, admission) = (state.vector(), state.admission());
@@ -79,56 +165,61 @@ impl World {
             }
             let (other, expected) = *first.get_or_insert((number, vector));
             if expected != vector {
-                let ahead = |one: &syncline_model::VersionVector| {
+                let ahead = |one: &VersionVector| {
                     let sequences = self.surroundings.ids.iter().map(|id| one.sequence(id));
                     sequences.collect::<Vec<_>>()
                 };
                 return Some(format!("#{other} holds {:?}, #{number} {:?}", ahead(expected), ahead(vector)));
             }
         }
-        let open = self.ledger.open_questions();
-        (open > 0).then(|| format!("{open} transactions or questions are open"))
+        None
     }
 
     /// Asks all devices for all documents and compares.
     pub(crate) fn look_at_documents(&mut self) -> Result<(), Violation> {
-        self.ledger.shown.clear();
-        for device in 0..self.devices.len() {
-            self.ask_everything(device);
+        let surroundings = self.surroundings.clone();
+        let plan = &surroundings.plan;
+        for (space, members) in plan.spaces.iter().map(|space| &space.members).enumerate() {
+            self.ledgers[space].shown.clear();
+            for device in members.keys().filter(|device| !plan.lies(**device)) {
+                self.ask_everything(*device, space);
+            }
         }
         self.run_until_answered()?;
-        let shown = std::mem::take(&mut self.ledger.shown);
-        let mut first: Option<(usize, &Shown)> = None;
-        for (number, one) in &shown {
-            let role = self.plan().roles[*number];
-            if role == Role::Relay {
-                self.check_relay(*number, one)?;
-                continue;
+        for space in 0..self.ledgers.len() {
+            let mut shown = std::mem::take(&mut self.ledgers[space].shown);
+            let mut first: Option<(usize, &Shown)> = None;
+            for (number, one) in &shown {
+                if plan.spaces[space].role(*number) == Some(Role::Relay) {
+                    self.check_relay(*number, space, one)?;
+                    continue;
+                }
+                self.check_reader(*number, space, one)?;
+                let (other, expected) = *first.get_or_insert((*number, one));
+                if expected != one {
+                    return Err(Violation(difference(other, expected, *number, one)));
+                }
             }
-            self.check_reader(*number, one)?;
-            let (other, expected) = *first.get_or_insert((*number, one));
-            if expected != one {
-                return Err(Violation(difference(other, expected, *number, one)));
-            }
+            shown.retain(|number, _| plan.spaces[space].role(*number) != Some(Role::Relay));
+            self.ledgers[space].shown = shown;
         }
-        self.ledger.shown = shown;
         Ok(())
     }
 
-    fn check_relay(&self, number: usize, shown: &Shown) -> Result<(), Violation> {
-        let keys =
-            self.devices[number].running.as_ref().map(|running| running.replica.core().state().keys().content.len());
+    fn check_relay(&mut self, number: usize, space: usize, shown: &Shown) -> Result<(), Violation> {
+        let keys = self.hosted(number, space).map(|hosted| hosted.replica.core().state().keys().content.len());
         if keys != Some(0) {
             return Err(Violation(format!("the relay #{number} holds content keys")));
         }
         if !shown.documents.is_empty() {
             return Err(Violation(format!("the relay #{number} shows documents")));
         }
+        self.trace.count(Happening::CheckedRelays, 1);
         Ok(())
     }
 
-    fn check_reader(&self, number: usize, shown: &Shown) -> Result<(), Violation> {
-        let unreadable = self.devices[number].running.as_ref().map_or(0, |running| running.replica.core().unreadable());
+    fn check_reader(&self, number: usize, space: usize, shown: &Shown) -> Result<(), Violation> {
+        let unreadable = self.hosted(number, space).map_or(0, |hosted| hosted.replica.core().unreadable());
         if unreadable > 0 {
             return Err(Violation(format!("#{number} cannot open {unreadable} operations")));
         }
@@ -143,43 +234,57 @@ impl World {
 
     /// What was acknowledged is there, what was refused is not, and the rest is there as a whole or not at all.
     pub(crate) fn check_outcome(&mut self) -> Result<(), Violation> {
-        let Some((_, shown)) = self.ledger.shown.first_key_value() else {
-            return Err(Violation("nobody shows any documents".to_owned()));
+        for number in 0..self.devices.len() {
+            self.count_engines(number);
+        }
+        (0..self.ledgers.len()).try_for_each(|space| self.check_outcome_of(space))
+    }
+
+    fn check_outcome_of(&mut self, space: usize) -> Result<(), Violation> {
+        let steward = self.plan().spaces[space].steward;
+        let Some(shown) = self.ledgers[space].shown.remove(&steward) else {
+            // The space was left out.
+            return Ok(());
         };
-        let documents = shown.documents.clone();
+        let documents = &shown.documents;
         let places = shown.conflicts.iter().flat_map(|page| &page.documents).map(|document| document.places.len());
         self.trace.count(Happening::CheckedPlaces, places.sum::<usize>() as u64);
-        for device in &self.devices {
-            let counters = device.running.as_ref().map(|running| *running.replica.core().engine().counters());
-            self.trace.count(Happening::PulledPages, counters.map_or(0, |counters| counters.pages_received));
+        let all_tried = std::mem::take(&mut self.ledgers[space].tried);
+        for tried in all_tried.values() {
+            self.check_held(space, tried)?;
+            self.check_own(space, tried, documents)?;
         }
-        for tried in self.ledger.tried.values().cloned().collect::<Vec<_>>() {
-            self.check_held(&tried)?;
-            self.check_own(&tried, &documents)?;
+        for name in self.ledgers[space].counters.keys().cloned().collect::<Vec<_>>() {
+            self.check_counter(&name, &all_tried, documents.get(&name))?;
         }
-        for (name, devices) in &self.ledger.seen {
-            if !documents.contains_key(name) && !self.ledger.condemned.contains(name) {
+        let ledger = &mut self.ledgers[space];
+        ledger.tried = all_tried;
+        for (name, devices) in &ledger.seen {
+            if !documents.contains_key(name) && !ledger.condemned.contains(name) {
                 return Err(Violation(format!("{name} was seen at {devices:?} and is gone")));
             }
         }
-        for name in self.ledger.counters.keys().cloned().collect::<Vec<_>>() {
-            self.check_counter(&name, documents.get(&name))?;
+        for (device, text) in &ledger.texts {
+            let found = documents.get(&text_of(*device)).and_then(|value| value["text"].as_str()).unwrap_or_default();
+            if !text.may_end_as(found) {
+                return Err(Violation(format!("the text of #{device} is {found:?}, expected {text:?}")));
+            }
+            self.trace.count(Happening::CheckedTexts, 1);
         }
-        let mut text = String::new();
-        for (name, value) in &documents {
-            text.push_str(&format!("{name}={value}\n"));
+        for (name, value) in documents {
+            self.trace.hash(format!("{name}={value}\n").as_bytes());
         }
-        self.trace.hash(text.as_bytes());
         Ok(())
     }
 
     /// An acknowledged operation is held by everybody; the vectors are equal, so one device speaks for all.
-    fn check_held(&self, tried: &Tried) -> Result<(), Violation> {
+    fn check_held(&self, space: usize, tried: &Tried) -> Result<(), Violation> {
         let (Fate::Acknowledged, Some(sequence)) = (tried.fate, tried.sequence) else { return Ok(()) };
         let author = self.surroundings.ids[tried.device];
-        let expected = self.ledger.logs.get(&tried.device).and_then(|log| log.get(sequence as usize - 1)).copied();
-        for (number, device) in self.devices.iter().enumerate() {
-            let state = device.running.as_ref().map(|running| running.replica.core().state());
+        let expected =
+            self.ledgers[space].logs.get(&tried.device).and_then(|log| log.get(sequence as usize - 1)).copied();
+        for number in self.plan().spaces[space].members.keys().filter(|number| !self.plan().lies(**number)) {
+            let state = self.hosted(*number, space).map(|hosted| hosted.replica.core().state());
             let held = state.and_then(|state| state.prefix_at(&author, sequence));
             let admitted = state.map_or(0, |state| state.admission().admitted().sequence(&author));
             if held != expected || expected.is_none() || admitted < sequence {
@@ -192,10 +297,10 @@ impl World {
         Ok(())
     }
 
-    fn check_own(&mut self, tried: &Tried, documents: &BTreeMap<String, Value>) -> Result<(), Violation> {
+    fn check_own(&mut self, space: usize, tried: &Tried, documents: &BTreeMap<String, Value>) -> Result<(), Violation> {
         let mut found = BTreeSet::new();
         for (name, value) in &tried.puts {
-            if self.ledger.condemned.contains(name) {
+            if self.ledgers[space].condemned.contains(name) {
                 continue;
             }
             found.insert(documents.contains_key(name));
@@ -235,9 +340,14 @@ impl World {
     }
 
     /// A counter holds at least what was acknowledged and at most what was asked for.
-    fn check_counter(&mut self, name: &str, document: Option<&Value>) -> Result<(), Violation> {
+    fn check_counter(
+        &mut self,
+        name: &str,
+        all_tried: &BTreeMap<u64, Tried>,
+        document: Option<&Value>,
+    ) -> Result<(), Violation> {
         let (mut least, mut most, mut devices) = (0, 0, BTreeSet::new());
-        for tried in self.ledger.tried.values() {
+        for tried in all_tried.values() {
             let Some((_, by)) = tried.adds.as_ref().filter(|(counter, _)| counter == name) else { continue };
             match tried.fate {
                 Fate::Acknowledged => {
@@ -254,6 +364,26 @@ impl World {
         }
         self.trace.count(Happening::CheckedCounters, u64::from(devices.len() > 1));
         Ok(())
+    }
+
+    /// Takes over what the engines of a device have counted, before they end.
+    pub(crate) fn count_engines(&mut self, number: usize) {
+        let Some(running) = &self.devices[number].running else { return };
+        for hosted in running.hosted.values() {
+            let counters = *hosted.replica.core().engine().counters();
+            for (happening, times) in [
+                (Happening::PulledPages, counters.pages_received),
+                (Happening::EngineDuplicates, counters.operations_duplicate),
+                (Happening::EngineFruitless, counters.fruitless_ranges),
+                (Happening::EngineBusy, counters.busy),
+                (Happening::EngineNotServed, counters.not_served),
+                (Happening::EngineFailures, counters.failures),
+                (Happening::EngineEqual, counters.summaries_equal),
+                (Happening::EngineDropped, counters.pending_dropped),
+            ] {
+                self.trace.count(happening, times);
+            }
+        }
     }
 }
 

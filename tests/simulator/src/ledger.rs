@@ -1,10 +1,12 @@
-//! What people asked for and what they were told: what must be true at the end follows from it.
+//! What people asked for in one space and what they were told: what must be true at the end follows from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use syncline::documents::ConflictPage;
+use syncline::documents::{ConflictPage, Version};
 use syncline_model::{IdPrefix, Ticket, VersionVector};
+
+use crate::texts::Text;
 
 /// What became of something that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub(crate) struct Tried {
     pub(crate) deletes: Vec<String>,
     /// A counter and what is added to it.
     pub(crate) adds: Option<(String, u64)>,
+    /// Whether it edits its device's text.
+    pub(crate) is_text: bool,
     /// What may be refused, and how.
     pub(crate) refusal: Refusal,
     /// Its position in its device's log.
@@ -61,6 +65,10 @@ pub(crate) struct Question {
 pub(crate) enum About {
     /// One document, which its device must show if it is known to have shown or written it.
     Document { key: String, must_exist: bool },
+    /// A document that its device wrote, by the causal token of the acknowledgement of this start.
+    OwnWrite { key: String, boot: u64 },
+    /// The text of its device.
+    OwnText,
     /// Documents that come in pairs.
     Pairs,
     /// Anything else.
@@ -71,6 +79,8 @@ pub(crate) enum About {
     Heads { key: String },
     /// All conflicts, at the end.
     Conflicts,
+    /// Figures, at the end.
+    Stats,
 }
 
 /// What one device shows at the end.
@@ -81,19 +91,34 @@ pub(crate) struct Shown {
     pub(crate) conflicts: Option<ConflictPage>,
 }
 
-/// All that was asked and told.
+/// The last write of a device that only it makes, with its causal token.
+#[derive(Debug, Clone)]
+pub(crate) struct LastWrite {
+    pub(crate) key: String,
+    pub(crate) version: Version,
+    pub(crate) boot: u64,
+}
+
+/// All that was asked and told in one space.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) tried: BTreeMap<u64, Tried>,
+    /// Transactions that are not answered, and whose device did not stop, with their devices.
+    pub(crate) open: BTreeMap<u64, usize>,
     pub(crate) questions: BTreeMap<u64, Question>,
     /// The transaction that puts a document that nobody else writes.
     pub(crate) puts: BTreeMap<String, u64>,
+    /// The documents that each device put and nobody else writes, in the order of asking.
+    pub(crate) own: BTreeMap<usize, Vec<String>>,
+    pub(crate) last_writes: BTreeMap<usize, LastWrite>,
     /// Documents of their own that were seen, and where.
     pub(crate) seen: BTreeMap<String, BTreeSet<usize>>,
     /// Documents whose deletion somebody asked for.
     pub(crate) condemned: BTreeSet<String>,
     /// Counters, with the founder's operation that made each.
     pub(crate) counters: BTreeMap<String, Option<u64>>,
+    /// The text that each device writes.
+    pub(crate) texts: BTreeMap<usize, Text>,
     /// The ids of the operations that each device made durable in its own log.
     pub(crate) logs: BTreeMap<usize, Vec<IdPrefix>>,
     /// What each device said to be durable when it last settled.
@@ -108,16 +133,18 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// How many transactions and questions wait for their answer.
     pub(crate) fn open_questions(&self) -> usize {
-        let open = self.tried.values().filter(|tried| tried.fate == Fate::Open).count();
-        open + self.questions.len()
+        self.open.len() + self.questions.len()
     }
 
     /// A device stopped: what it had not answered remains unanswered.
     pub(crate) fn stopped(&mut self, device: usize) {
-        for tried in self.tried.values_mut().filter(|tried| tried.device == device) {
-            if tried.fate == Fate::Open {
+        for (token, _) in self.open.extract_if(.., |_, other| *other == device) {
+            if let Some(tried) = self.tried.get_mut(&token) {
                 tried.fate = Fate::Unanswered;
             }
+        }
+        if let Some(text) = self.texts.get_mut(&device) {
+            text.stopped();
         }
         self.questions.retain(|_, question| question.device != device);
         self.streams.retain(|_, other| *other != device);
@@ -128,5 +155,10 @@ impl Ledger {
         let tried = self.tried.get(self.puts.get(key)?)?;
         let (_, value) = tried.puts.iter().find(|(other, _)| other == key)?;
         Some((tried, value))
+    }
+
+    /// How many transactions were acknowledged.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.tried.values().filter(|tried| tried.fate == Fate::Acknowledged).count() as u64
     }
 }

@@ -1,27 +1,38 @@
-//! Whole replicas under a simulated network, disk and clock: each run is a function of one seed.
+//! Whole devices under a simulated network, disk and clock: each run is a function of one seed.
 //!
-//! A run founds a space at one device, invites the others with any role, lets people write and read at all of them
-//! while the network parts, messages get lost and devices stop inside of disk calls; then everything heals, and all
-//! devices must agree on the same operations and documents, with everything in them that was ever acknowledged.
+//! A run founds one to three spaces, invites devices with any role to them, lets people write and read at all of them
+//! while the network parts, messages get lost, disks fail, devices stop inside of disk calls, and liars lie; then
+//! everything heals, and all members must agree on the same operations and documents, with everything in them that was
+//! ever acknowledged.
 //!
 //! The replicas, their logs and documents are the real ones. Simulated are the disk and the index (from the storage
 //! crate), the clocks, the network, the workers, and the few things that a node does around its replicas: the hello,
 //! the search for a sponsor, and gossip's flooding.
 //!
-//! `plan` draws what a run is like, `world` is its queue of events, `device` and `running` one device,
-//! `network` and `faults` what lies between them and goes wrong, `people` who writes and reads, `ledger` what they
-//! were told, and `checks` what must hold.
+//! `plan` draws what a run is like, `reduction` says what of it is left out, `world` is its queue of events, `device`,
+//! `running` and `hosted` are one device and its replicas, `message` what they are told and want, `network`, `faults`,
+//! `damage` and `liar` what lies between them and goes wrong, `actions` who writes and reads, `answers` what they are
+//! told, `ledger` and `texts` what must follow from that, `checks` what must hold, and `shrink` how a failure is told
+//! in its shortest form.
 
+mod actions;
+mod answers;
 mod checks;
+mod damage;
 mod device;
 mod faults;
 mod happening;
+mod hosted;
 mod ledger;
+mod liar;
+mod message;
 mod network;
-mod people;
 mod plan;
 mod random;
+mod reduction;
 mod running;
+mod shrink;
+mod texts;
 mod trace;
 mod world;
 
@@ -29,8 +40,11 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use happening::{Coverage, Happening};
-pub use plan::{Faults, Plan};
+pub use plan::{LARGE_OPERATIONS, LARGE_SEEDS, Plan};
+pub use reduction::Reduction;
+pub use shrink::{SHRINK_RUNS_LARGE_MAX, SHRINK_RUNS_MAX, shrink};
 pub use trace::{Detail, TAIL_LINES};
+pub use world::AGREEMENT_US_MAX;
 
 use world::World;
 
@@ -39,6 +53,8 @@ use world::World;
 pub struct Outcome {
     /// The seed.
     pub seed: u64,
+    /// What was left out.
+    pub reduction: Reduction,
     /// What was violated, if anything was.
     pub violation: Option<String>,
     /// Over all that happened: the same for every run of the seed.
@@ -51,16 +67,20 @@ pub struct Outcome {
     pub dropped: u64,
     /// Virtual time that passed, in microseconds.
     pub virtual_us: u64,
+    /// The longest virtual time from everything having healed to agreement, in microseconds.
+    pub agreed_after_us: u64,
     /// Operations that all devices hold at the end, once each.
     pub operations: u64,
+    /// Transactions that were acknowledged.
+    pub acknowledged: u64,
     /// Devices that took part.
     pub devices: usize,
 }
 
-/// Runs a seed.
-pub fn run(seed: u64, detail: Detail) -> Outcome {
-    let plan = Plan::draw(seed);
-    let devices = plan.roles.len();
+/// Runs a seed, without what is left out.
+pub fn run(seed: u64, reduction: &Reduction, detail: Detail) -> Outcome {
+    let plan = Plan::draw(seed, reduction);
+    let devices = plan.present().len();
     let mut world = World::new(plan, detail);
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
     let violation = match ended {
@@ -68,9 +88,24 @@ pub fn run(seed: u64, detail: Detail) -> Outcome {
         Ok(Err(violation)) => Some(violation.0),
         Err(_) => Some(format!("a panic: {}", last_panic())),
     };
-    let (virtual_us, operations) = (world.now_us, world.operations());
+    let (virtual_us, agreed_after_us, operations) = (world.now_us, world.agreed_after_us, world.operations());
+    let acknowledged = world.ledgers.iter().map(ledger::Ledger::acknowledged).sum();
     let (hash, coverage, lines, dropped) = world.into_trace().finish();
-    Outcome { seed, violation, hash, coverage, lines, dropped, virtual_us, operations, devices }
+    let reduction = reduction.clone();
+    Outcome {
+        seed,
+        reduction,
+        violation,
+        hash,
+        coverage,
+        lines,
+        dropped,
+        virtual_us,
+        agreed_after_us,
+        operations,
+        acknowledged,
+        devices,
+    }
 }
 
 thread_local! {

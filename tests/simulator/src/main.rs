@@ -5,42 +5,55 @@
 mod planted;
 
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use syncline_simulator::{Coverage, Detail, Happening, Outcome, Plan, TAIL_LINES, keep_panics, run};
+use syncline_simulator::{
+    AGREEMENT_US_MAX, Coverage, Detail, Happening, LARGE_OPERATIONS, LARGE_SEEDS, Outcome, Plan, Reduction, TAIL_LINES,
+    keep_panics, run, shrink,
+};
 
-/// Seeds from which on everything that can happen must have happened.
-const COVERED_SEEDS: u64 = 200;
 /// Of so many seeds one is run twice, to compare the traces.
 const REPEATED_EVERY: u64 = 20;
 /// What may be asked instead of one seed.
-const INSTEAD_OF_SEED: &[&str] = if cfg!(feature = "planted-bugs") { &["seeds", "planted"] } else { &["seeds"] };
+const INSTEAD_OF_SEED: &[&str] =
+    if cfg!(feature = "planted-bugs") { &["seeds", "large", "planted"] } else { &["seeds", "large"] };
 /// Failures after which a range of seeds is given up.
 const FAILURES_MAX: usize = 10;
+/// Failures of a range of seeds that are shrunk.
+const SHRUNK_MAX: usize = 3;
 
-/// Runs whole replicas of a space over a simulated network, disk and clock.
+/// Runs whole devices of one or more spaces over a simulated network, disk and clock.
 ///
 /// A run is a function of its seed: the same seed gives the same trace, so that a failure can be looked at again.
-/// Everything that is drawn from a seed (who takes part, what goes wrong) is printed with `--seed`.
+/// Everything that is drawn from a seed (who takes part, what people do, what goes wrong) is printed with `--seed`.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 120)]
 struct Arguments {
     /// Run this seed and print its plan, the end of its trace, and its outcome.
-    #[arg(long, value_name = "N", conflicts_with = "seeds", required_unless_present_any = INSTEAD_OF_SEED)]
+    #[arg(long, value_name = "N", conflicts_with_all = ["seeds", "large"], required_unless_present_any = INSTEAD_OF_SEED)]
     seed: Option<u64>,
+    /// Leave parts of the plan of --seed out, as in actions=3,5-9; also spaces, devices, faults, ambient.
+    #[arg(long, value_name = "PARTS", requires = "seed")]
+    without: Vec<String>,
     /// Run the seeds from A up to, but not with, B and print totals.
     #[arg(long, value_name = "A..B", value_parser = parse_range)]
     seeds: Option<(u64, u64)>,
+    /// Run the twenty large seeds, of at least 100,000 operations each.
+    #[arg(long, conflicts_with = "seeds")]
+    large: bool,
     /// How many seeds to run at the same time.
     #[arg(long, value_name = "J", default_value_t = default_jobs())]
     jobs: usize,
     /// Print the whole trace instead of its end.
     #[arg(long)]
     trace: bool,
+    /// Do not look for the shortest reproduction of a failure.
+    #[arg(long)]
+    no_shrink: bool,
     #[cfg(feature = "planted-bugs")]
     #[command(flatten)]
     planted: PlantedArguments,
@@ -85,19 +98,26 @@ fn default_jobs() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// The commit that is checked out where this was built.
+fn commit() -> String {
+    let describe = ["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"];
+    let output = Command::new("git").args(describe).output().ok().filter(|output| output.status.success());
+    let text = output.and_then(|output| String::from_utf8(output.stdout).ok());
+    text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).unwrap_or_else(|| "unknown".to_owned())
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     keep_panics();
-    let detail = if arguments.trace { Detail::Whole } else { Detail::Tail };
     #[cfg(feature = "planted-bugs")]
     if let Some(planting) = arguments.planted.planting(arguments.jobs.max(1)) {
         let all_caught = planted::run_planted(&planting).unwrap_or(false);
         return if all_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let succeeded = match (arguments.seed, arguments.seeds) {
-        (Some(seed), _) => run_one(seed, detail),
-        (None, Some((first, end))) => run_many(first, end, arguments.jobs.max(1), detail),
-        (None, None) => Ok(true),
+        (Some(seed), _) => run_one(seed, &arguments),
+        (None, Some((first, end))) => run_many(first, end, &arguments),
+        (None, None) => run_many(LARGE_SEEDS.start, LARGE_SEEDS.end, &arguments),
     };
     match succeeded {
         Ok(true) => ExitCode::SUCCESS,
@@ -106,19 +126,33 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_one(seed: u64, detail: Detail) -> io::Result<bool> {
+fn run_one(seed: u64, arguments: &Arguments) -> io::Result<bool> {
     let out = &mut io::stdout().lock();
-    writeln!(out, "{:#?}", Plan::draw(seed))?;
-    let outcome = run(seed, detail);
-    print_trace(out, &outcome)?;
-    let Outcome { hash, virtual_us, operations, devices, .. } = &outcome;
-    let seconds = virtual_us / 1_000_000;
-    writeln!(out, "seed {seed}: {devices} devices, {operations} operations, {seconds} virtual seconds, trace {hash}")?;
-    match &outcome.violation {
-        None => writeln!(out, "seed {seed}: all checks held")?,
-        Some(violation) => writeln!(out, "seed {seed} FAILED: {violation}")?,
+    let mut reduction = Reduction::default();
+    if let Err(wrong) = arguments.without.iter().try_for_each(|text| reduction.add(text)) {
+        writeln!(out, "{wrong}")?;
+        return Ok(false);
     }
-    Ok(outcome.violation.is_none())
+    write!(out, "{}", Plan::draw(seed, &reduction))?;
+    let outcome = run(seed, &reduction, if arguments.trace { Detail::Whole } else { Detail::Tail });
+    print_trace(out, &outcome)?;
+    let Outcome { hash, virtual_us, operations, devices, coverage, .. } = &outcome;
+    let (seconds, faults) = (virtual_us / 1_000_000, coverage.faults());
+    writeln!(
+        out,
+        "seed {seed}: {devices} devices, {operations} operations, {faults} injected faults, {seconds} virtual seconds, \
+         trace {hash}"
+    )?;
+    let held = outcome.violation.is_none();
+    if held {
+        writeln!(out, "seed {seed}: all checks held")?;
+    } else {
+        print_failure(out, &outcome)?;
+        if !arguments.no_shrink {
+            print_shrunk(out, outcome)?;
+        }
+    }
+    Ok(held)
 }
 
 fn print_trace(out: &mut impl Write, outcome: &Outcome) -> io::Result<()> {
@@ -129,20 +163,42 @@ fn print_trace(out: &mut impl Write, outcome: &Outcome) -> io::Result<()> {
     outcome.lines.iter().try_for_each(|line| writeln!(out, "{line}"))
 }
 
+fn print_failure(out: &mut impl Write, outcome: &Outcome) -> io::Result<()> {
+    let Outcome { seed, reduction, violation, .. } = outcome;
+    writeln!(out, "seed {seed} FAILED: {}", violation.as_deref().unwrap_or("nothing"))?;
+    writeln!(out, "  commit: {}", commit())?;
+    writeln!(out, "  again: cargo run --release -p syncline-simulator -- --seed {seed}{reduction}")
+}
+
+/// Looks for the shortest reproduction of a failure and prints it, with the end of its trace.
+fn print_shrunk(out: &mut impl Write, outcome: Outcome) -> io::Result<()> {
+    let before = outcome.reduction.clone();
+    let least = shrink(outcome);
+    if least.reduction == before {
+        return writeln!(out, "  nothing can be left out of it");
+    }
+    writeln!(out, "the shortest reproduction found:")?;
+    write!(out, "{}", Plan::draw(least.seed, &least.reduction))?;
+    print_trace(out, &least)?;
+    print_failure(out, &least)
+}
+
 /// What a range of seeds adds up to.
 #[derive(Debug, Default)]
 struct Totals {
     runs: u64,
     repeated: u64,
     operations: u64,
+    acknowledged: u64,
     devices: u64,
     virtual_us: u64,
+    agreed_after_us: u64,
     coverage: Coverage,
-    failures: Vec<(u64, String)>,
+    failures: Vec<Outcome>,
 }
 
-fn run_many(first: u64, end: u64, jobs: usize, detail: Detail) -> io::Result<bool> {
-    let started = Instant::now();
+fn run_many(first: u64, end: u64, arguments: &Arguments) -> io::Result<bool> {
+    let (started, jobs) = (Instant::now(), arguments.jobs.max(1));
     let (next, stop) = (AtomicU64::new(first), AtomicBool::new(false));
     let totals = Mutex::new(Totals::default());
     std::thread::scope(|scope| {
@@ -161,28 +217,43 @@ fn run_many(first: u64, end: u64, jobs: usize, detail: Detail) -> io::Result<boo
             });
         }
     });
-    let totals = totals.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut totals = totals.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let out = &mut io::stdout().lock();
-    print_failures(out, &totals, detail)?;
     print_coverage(out, &totals.coverage)?;
-    let missing = if totals.runs >= COVERED_SEEDS { totals.coverage.missing() } else { Vec::new() };
+    let missing = totals.coverage.missing(totals.runs);
     for happening in &missing {
         writeln!(out, "FAILED: in {} runs it never happened: {}", totals.runs, happening.text())?;
     }
-    print_totals(out, &totals, started, jobs)?;
-    Ok(totals.failures.is_empty() && missing.is_empty())
+    let failures = std::mem::take(&mut totals.failures);
+    for (at, outcome) in failures.iter().enumerate() {
+        let again = run(outcome.seed, &outcome.reduction, if arguments.trace { Detail::Whole } else { Detail::Tail });
+        if at == 0 || arguments.trace {
+            print_trace(out, &again)?;
+        }
+        print_failure(out, outcome)?;
+        if at < SHRUNK_MAX && !arguments.no_shrink && again.violation.is_some() {
+            print_shrunk(out, again)?;
+        }
+    }
+    print_totals(out, &totals, failures.len(), started, jobs)?;
+    Ok(failures.is_empty() && missing.is_empty())
 }
 
 /// Runs a seed; some of them twice, since the same seed must give the same trace.
 fn run_repeatedly(seed: u64) -> (Outcome, bool) {
-    let mut outcome = run(seed, Detail::Hash);
+    let nothing = Reduction::default();
+    let mut outcome = run(seed, &nothing, Detail::Hash);
     let again = seed.is_multiple_of(REPEATED_EVERY);
     if again && outcome.violation.is_none() {
-        let hash = run(seed, Detail::Hash).hash;
+        let hash = run(seed, &nothing, Detail::Hash).hash;
         if hash != outcome.hash {
             let text = format!("two runs of the seed differ: traces {} and {hash}", outcome.hash);
             outcome.violation = Some(text);
         }
+    }
+    if LARGE_SEEDS.contains(&seed) && outcome.operations < LARGE_OPERATIONS && outcome.violation.is_none() {
+        let text = format!("a large run has {} operations, fewer than {LARGE_OPERATIONS}", outcome.operations);
+        outcome.violation = Some(text);
     }
     (outcome, again)
 }
@@ -192,56 +263,48 @@ impl Totals {
         self.runs += 1;
         self.repeated += u64::from(again);
         self.operations += outcome.operations;
+        self.acknowledged += outcome.acknowledged;
         self.devices += outcome.devices as u64;
         self.virtual_us += outcome.virtual_us;
+        self.agreed_after_us = self.agreed_after_us.max(outcome.agreed_after_us);
         self.coverage.add(&outcome.coverage);
-        if let Some(violation) = outcome.violation {
-            self.failures.push((outcome.seed, violation));
+        if outcome.violation.is_some() {
+            self.failures.push(outcome);
         }
     }
-}
-
-fn print_failures(out: &mut impl Write, totals: &Totals, detail: Detail) -> io::Result<()> {
-    for (at, (seed, violation)) in totals.failures.iter().enumerate() {
-        if at == 0 || detail == Detail::Whole {
-            print_trace(out, &run(*seed, detail))?;
-        }
-        writeln!(out, "seed {seed} FAILED: {violation}")?;
-        writeln!(out, "  again: cargo run --release -p syncline-simulator -- --seed {seed}")?;
-    }
-    Ok(())
 }
 
 fn print_coverage(out: &mut impl Write, coverage: &Coverage) -> io::Result<()> {
     for happening in Happening::ALL {
-        writeln!(out, "{:>12}  {}", coverage.times(*happening), happening.text())?;
+        let mark = if happening.is_fault() { '*' } else { ' ' };
+        writeln!(out, "{:>12} {mark} {}", coverage.times(*happening), happening.text())?;
     }
-    Ok(())
+    writeln!(out, "{:>12} * injected faults: the sum of those", coverage.faults())
 }
 
-fn print_totals(out: &mut impl Write, totals: &Totals, started: Instant, jobs: usize) -> io::Result<()> {
-    let Totals { runs, repeated, operations, devices, virtual_us, coverage, failures } = totals;
-    let times = |happenings: &[Happening]| happenings.iter().map(|one| coverage.times(*one)).sum::<u64>();
-    let messages = times(&[
-        Happening::RequestSent,
-        Happening::RequestAnswered,
-        Happening::GossipArrived,
-        Happening::GossipDuplicated,
-    ]);
-    let lost = times(&[Happening::RequestLost, Happening::GossipLost, Happening::Blocked]);
-    let stops = times(&[Happening::CrashedPower, Happening::CrashedProcess, Happening::ClosedCleanly]);
-    let partitions = times(&[Happening::PartitionSymmetric, Happening::PartitionAsymmetric]);
+fn print_totals(
+    out: &mut impl Write,
+    totals: &Totals,
+    failures: usize,
+    started: Instant,
+    jobs: usize,
+) -> io::Result<()> {
+    let Totals { runs, repeated, operations, acknowledged, devices, virtual_us, agreed_after_us, coverage, .. } =
+        totals;
     let seconds = started.elapsed().as_secs_f64();
     let rate = (runs + repeated) as f64 / seconds / jobs as f64;
-    writeln!(
-        out,
-        "runs {runs} ({repeated} of them twice, with equal traces unless told otherwise), devices {devices}"
-    )?;
-    writeln!(out, "operations {operations}, messages {messages}, lost {lost}, partitions {partitions}, stops {stops}")?;
-    writeln!(
-        out,
-        "virtual time {} h, real time {seconds:.1} s, {rate:.1} runs per second and core",
-        virtual_us / 3_600_000_000
-    )?;
-    writeln!(out, "failures {}", failures.len())
+    let (hours, agreed, limit) =
+        (virtual_us / 3_600_000_000, *agreed_after_us as f64 / 1e6, AGREEMENT_US_MAX / 1_000_000);
+    writeln!(out, "commit {}, {repeated} seeds run twice to compare their traces, {devices} devices", commit())?;
+    writeln!(out, "virtual time {hours} h, real time {seconds:.1} s, {rate:.1} runs per second and core")?;
+    writeln!(out, "slowest agreement {agreed:.1} virtual seconds after everything healed (limit {limit})")?;
+    writeln!(out, "seeds            {runs}")?;
+    writeln!(out, "injected faults  {}", coverage.faults())?;
+    writeln!(out, "operations       {operations}")?;
+    writeln!(out, "acknowledged     {acknowledged}")?;
+    if failures == 0 {
+        writeln!(out, "lost             0")?;
+        return writeln!(out, "diverged         0");
+    }
+    writeln!(out, "FAILED           {failures}")
 }

@@ -1,8 +1,19 @@
-//! What one run is like: who takes part, how the network and the disks behave, what goes wrong.
+//! What one run is like: who takes part in which spaces, how the network and the disks behave, what people do and what
+//! goes wrong. All of it is decided before the run begins, each part by a stream of its own.
 
-use syncline_model::{Role, Strings};
+mod faults;
+mod spaces;
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+pub(crate) use faults::{Ambient, FaultKind, PlannedFault};
+use faults::{draw_ambient, draw_faults};
+pub(crate) use spaces::{DevicePlan, LiarKind, SpacePlan};
+use spaces::{draw_devices, draw_edges, draw_spaces};
 
 use crate::random::Choices;
+use crate::reduction::Reduction;
 
 /// One virtual second, in the unit of all times here.
 pub(crate) const SECOND_US: u64 = 1_000_000;
@@ -13,176 +24,255 @@ pub(crate) const MILLISECOND_US: u64 = 1_000;
 const FAULT_FREE_EVERY: u64 = 5;
 /// Ten years in milliseconds: how far a wrong clock may be off in both directions.
 const SKEW_MS_MAX: u64 = 10 * 365 * 24 * 3600 * 1000;
+/// The seeds of large runs, of at least [`LARGE_OPERATIONS`] operations each.
+pub const LARGE_SEEDS: std::ops::Range<u64> = 1_000_000..1_000_020;
+/// How many operations a large run has at least.
+pub const LARGE_OPERATIONS: u64 = 100_000;
+/// Bulks of writing in a large run, and transactions in each.
+const LARGE_BULKS: u64 = 800;
+/// Transactions of one bulk in a large run.
+pub(crate) const LARGE_BULK_WRITES: u64 = 150;
+
+/// Something that somebody does.
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedAction {
+    /// Its place among all actions: the index of its stream.
+    pub(crate) index: u64,
+    /// When.
+    pub(crate) at_us: u64,
+    /// Where.
+    pub(crate) device: usize,
+    /// In which space.
+    pub(crate) space: usize,
+    /// What.
+    pub(crate) kind: ActionKind,
+}
+
+/// What somebody does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the names say it")]
+pub(crate) enum ActionKind {
+    WriteOwn,
+    WriteShared,
+    WritePair,
+    Add,
+    Burst,
+    DeleteOwn,
+    Splice,
+    Bulk,
+    Watch,
+    Read,
+    ReadOwnWrite,
+}
 
 /// Everything that a seed decides before the run begins.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The seed.
     pub seed: u64,
-    /// What each device is to be; the first founds the space.
-    pub roles: Vec<Role>,
+    /// What is left out.
+    pub(crate) reduction: Reduction,
+    /// The devices.
+    pub(crate) devices: Vec<DevicePlan>,
+    /// The spaces.
+    pub(crate) spaces: Vec<SpacePlan>,
     /// Pairs of devices that connect, the smaller number first.
-    pub edges: Vec<(usize, usize)>,
-    /// How strings are stored in the space.
-    pub strings: Strings,
+    pub(crate) edges: Vec<(usize, usize)>,
     /// How long people write and faults happen; then everything heals.
-    pub horizon_us: u64,
-    /// When each device takes its ticket; zero for the founder.
-    pub joins_us: Vec<u64>,
-    /// Whether each joining device gets a ticket of its own, for one use.
-    pub own_tickets: bool,
-    /// How many things people do.
-    pub actions: u64,
+    pub(crate) horizon_us: u64,
     /// Shortest and longest way of a message.
-    pub latency_us: (u64, u64),
+    pub(crate) latency_us: (u64, u64),
+    /// Bytes per second of each connection and direction, if that is limited.
+    pub(crate) bandwidth: Option<u64>,
     /// Shortest and longest time of a job on a worker.
-    pub job_us: (u64, u64),
+    pub(crate) job_us: (u64, u64),
     /// Longest time that messages gather before a step.
-    pub step_us_max: u64,
-    /// How far each device's wall clock is off, in ms.
-    pub skews_ms: Vec<i64>,
-    /// Bytes after which the log begins a new segment.
-    pub segment_bytes: u32,
+    pub(crate) step_us_max: u64,
+    /// Bytes after which a log begins a new segment.
+    pub(crate) segment_bytes: u32,
+    /// Bytes of the disk that stay free.
+    pub(crate) reserve_bytes: u64,
+    /// The unit in which a disk keeps or loses what was not synced.
+    pub(crate) sector_bytes: usize,
     /// Bytes of documents kept in memory.
-    pub cache_bytes: usize,
+    pub(crate) cache_bytes: usize,
     /// How often peers compare vectors.
-    pub anti_entropy_ms: u64,
-    /// How long the engine waits for an answer.
-    pub request_timeout_ms: u64,
+    pub(crate) anti_entropy_ms: u64,
+    /// How long an engine waits for an answer.
+    pub(crate) request_timeout_ms: u64,
     /// Whether very large values are written, for which documents are worked on elsewhere.
-    pub large_values: bool,
+    pub(crate) large_values: bool,
     /// Whether all devices lose power and start once more before the last look.
-    pub restart_at_end: bool,
-    /// What goes wrong.
-    pub faults: Faults,
-}
-
-/// What goes wrong, and how often.
-#[derive(Debug, Clone, Default)]
-pub struct Faults {
-    /// Gossip frames lost, in percent.
-    pub gossip_loss: u64,
-    /// Gossip frames that arrive twice, in percent.
-    pub gossip_duplication: u64,
-    /// Requests or answers lost, in percent.
-    pub request_loss: u64,
-    /// Messages that take ten times as long, in percent.
-    pub stragglers: u64,
-    /// How often the network parts.
-    pub partitions: u64,
-    /// Whether partitions may lose one direction only.
-    pub asymmetric: bool,
-    /// How often a connection is cut.
-    pub cuts: u64,
-    /// How often a device stops.
-    pub crashes: u64,
-    /// Whether devices are stopped inside of disk calls.
-    pub kills: bool,
-    /// Whether disk calls fail.
-    pub disk_errors: bool,
-    /// Whether an index is lost as a whole.
-    pub index_losses: bool,
-    /// How often a wall clock is set to something else.
-    pub clock_jumps: u64,
+    pub(crate) restart_at_end: bool,
+    /// What goes wrong all the time.
+    pub(crate) ambient: Ambient,
+    /// What goes wrong once.
+    pub(crate) faults: Vec<PlannedFault>,
+    /// What people do.
+    pub(crate) actions: Vec<PlannedAction>,
 }
 
 impl Plan {
-    /// The plan of a seed.
-    pub fn draw(seed: u64) -> Self {
-        let mut choices = Choices::new(seed, "plan");
-        let count = choices.pick(&[2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6, 8]);
-        let roles = draw_roles(&mut choices, count);
-        let edges = draw_edges(&mut choices, &roles);
-        let horizon_us = choices.between(5, 40) * SECOND_US;
-        let late = choices.chance(40);
-        let join = |choices: &mut Choices, number: usize| match number {
-            0 => 0,
-            _ if late && choices.chance(50) => choices.between(0, horizon_us * 9 / 10),
-            _ => choices.between(0, SECOND_US),
-        };
-        let joins_us = (0..count).map(|number| join(&mut choices, number)).collect();
-        let faults = if seed.is_multiple_of(FAULT_FREE_EVERY) { Faults::default() } else { draw_faults(&mut choices) };
-        let wrong_clocks = !seed.is_multiple_of(FAULT_FREE_EVERY) && choices.chance(50);
-        let skews_ms = (0..count).map(|_| if wrong_clocks { draw_skew(&mut choices) } else { 0 }).collect();
+    /// The plan of a seed, without what is left out.
+    pub fn draw(seed: u64, reduction: &Reduction) -> Self {
+        let mut choices = Choices::new(seed, "plan", 0);
+        let large = LARGE_SEEDS.contains(&seed);
+        let calm = seed.is_multiple_of(FAULT_FREE_EVERY);
+        let count = match choices.below(100) {
+            _ if large => choices.between(2, 4),
+            0..60 => choices.between(2, 4),
+            60..90 => choices.between(5, 8),
+            90..98 => choices.between(9, 14),
+            _ => choices.between(15, 30),
+        } as usize;
+        let horizon_us = if large { 120 } else { choices.between(5, 40) } * SECOND_US;
+        let devices = draw_devices(seed, count, calm || large);
+        let spaces = draw_spaces(seed, &mut choices, &devices, horizon_us, reduction);
+        let edges = draw_edges(seed, &mut choices, &devices, &spaces, reduction);
         let slowest = choices.pick(&[2, 20, 200, 900]) * MILLISECOND_US;
-        Self {
+        let mut plan = Self {
             seed,
-            roles,
+            reduction: reduction.clone(),
             edges,
-            strings: if choices.chance(50) { Strings::Scalar } else { Strings::Text },
             horizon_us,
-            joins_us,
-            own_tickets: choices.chance(50),
-            actions: choices.between(15, 45),
             latency_us: (MILLISECOND_US / 2, slowest),
+            bandwidth: [None, None, Some(20_000), Some(1_000_000)][choices.below(4) as usize].filter(|_| !large),
             job_us: (MILLISECOND_US, choices.pick(&[2, 50, 3000]) * MILLISECOND_US),
             step_us_max: choices.pick(&[1, 10, 100]) * MILLISECOND_US,
-            skews_ms,
             segment_bytes: choices.pick(&[4 << 10, 32 << 10, 64 << 20]),
+            reserve_bytes: choices.pick(&[64 << 10, 64 << 20]),
+            sector_bytes: choices.pick(&[512, 4096]),
             cache_bytes: choices.pick(&[0, 4 << 10, 64 << 20]),
             anti_entropy_ms: choices.pick(&[1_000, 10_000]),
             request_timeout_ms: choices.pick(&[2_000, 30_000]),
             large_values: choices.chance(6),
             restart_at_end: choices.chance(25),
-            faults,
+            ambient: if calm { Ambient::default() } else { draw_ambient(seed, reduction) },
+            faults: if calm { Vec::new() } else { draw_faults(seed, count, horizon_us, large, reduction) },
+            actions: Vec::new(),
+            devices,
+            spaces,
+        };
+        if large {
+            (plan.segment_bytes, plan.cache_bytes, plan.large_values) = (4 << 20, 64 << 20, false);
+            plan.latency_us.1 = plan.latency_us.1.min(20 * MILLISECOND_US);
         }
+        let actions = if large { LARGE_BULKS } else { choices.between(15, 30) + 8 * count as u64 };
+        plan.actions = (0..actions).filter_map(|index| plan.draw_action(index, large)).collect();
+        plan.actions.retain(|action| {
+            !reduction.actions.contains(&action.index)
+                && plan.spaces[action.space].members.contains_key(&action.device)
+                && plan.devices[action.device].liar.is_none()
+        });
+        plan
     }
 
-    /// Whether nothing goes wrong in this run.
-    pub fn is_fault_free(&self) -> bool {
-        self.seed.is_multiple_of(FAULT_FREE_EVERY)
+    /// None where a stranger would do it, who is in no space.
+    fn draw_action(&self, index: u64, large: bool) -> Option<PlannedAction> {
+        let mut choices = Choices::new(self.seed, "action planned", index);
+        let at_us = choices.below(self.horizon_us);
+        let device = choices.below(self.devices.len() as u64) as usize;
+        let spaces: Vec<usize> = self.spaces_drawn_for(device);
+        if spaces.is_empty() {
+            return None;
+        }
+        let space = choices.pick(&spaces);
+        let kind = match choices.below(100) {
+            0..90 if large => ActionKind::Bulk,
+            0..16 => ActionKind::WriteOwn,
+            16..30 => ActionKind::WriteShared,
+            30..38 => ActionKind::WritePair,
+            38..46 => ActionKind::Add,
+            46..53 => ActionKind::Burst,
+            53..58 => ActionKind::DeleteOwn,
+            58..70 => ActionKind::Splice,
+            70..74 => ActionKind::Watch,
+            74..84 => ActionKind::ReadOwnWrite,
+            _ => ActionKind::Read,
+        };
+        Some(PlannedAction { index, at_us, device, space, kind })
+    }
+
+    /// The spaces that a device would be in if nothing were left out.
+    fn spaces_drawn_for(&self, device: usize) -> Vec<usize> {
+        (0..self.spaces.len()).filter(|space| self.spaces[*space].drawn.contains(&device)).collect()
+    }
+
+    /// Whether a device takes part.
+    pub(crate) fn is_present(&self, device: usize) -> bool {
+        self.spaces.iter().any(|space| space.members.contains_key(&device)) || self.is_stranger(device)
+    }
+
+    /// Whether a device is in no space and only troubles others.
+    pub(crate) fn is_stranger(&self, device: usize) -> bool {
+        let left_out = self.reduction.devices.contains(&(device as u64));
+        self.devices[device].liar == Some(LiarKind::Stranger) && !left_out
+    }
+
+    /// Whether a device says what is not so.
+    pub(crate) fn lies(&self, device: usize) -> bool {
+        self.devices[device].liar.is_some()
+    }
+
+    /// Devices that take part.
+    pub fn present(&self) -> BTreeSet<usize> {
+        (0..self.devices.len()).filter(|device| self.is_present(*device)).collect()
+    }
+
+    /// Whether this is one of the large runs.
+    pub(crate) fn is_large(&self) -> bool {
+        LARGE_SEEDS.contains(&self.seed)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |us: u64| us / MILLISECOND_US;
+        writeln!(f, "plan of seed {}{}", self.seed, self.reduction)?;
+        writeln!(
+            f,
+            "  until {} ms, latency {:?} us, bandwidth {:?}",
+            ms(self.horizon_us),
+            self.latency_us,
+            self.bandwidth
+        )?;
+        writeln!(
+            f,
+            "  jobs {:?} us, steps gather {} us, segments {} bytes, reserve {}, sectors {}, cache {}",
+            self.job_us, self.step_us_max, self.segment_bytes, self.reserve_bytes, self.sector_bytes, self.cache_bytes
+        )?;
+        writeln!(
+            f,
+            "  anti-entropy {} ms, timeout {} ms, large values {}, restart at the end {}",
+            self.anti_entropy_ms, self.request_timeout_ms, self.large_values, self.restart_at_end
+        )?;
+        writeln!(f, "  all the time: {:?}", self.ambient)?;
+        for device in self.present() {
+            let DevicePlan { skew_ms, liar } = &self.devices[device];
+            let connected: Vec<usize> =
+                self.edges.iter().filter(|(a, b)| *a == device || *b == device).map(|(a, b)| a + b - device).collect();
+            writeln!(f, "  device #{device}: clock {skew_ms} ms off, connects to {connected:?}, liar {liar:?}")?;
+        }
+        for (number, space) in self.spaces.iter().enumerate() {
+            writeln!(f, "  space {number}: {:?}, own tickets {}", space.strings, space.own_tickets)?;
+            for (device, member) in &space.members {
+                writeln!(f, "    #{device} {} from {} ms on", member.role.name(), ms(member.joins_us))?;
+            }
+        }
+        for PlannedFault { index, at_us, kind, device } in &self.faults {
+            writeln!(f, "  fault {index} at {} ms: {kind:?} (#{device})", ms(*at_us))?;
+        }
+        if self.is_large() {
+            return writeln!(f, "  {} actions", self.actions.len());
+        }
+        for PlannedAction { index, at_us, device, space, kind } in &self.actions {
+            writeln!(f, "  action {index} at {} ms: {kind:?} at #{device} in space {space}", ms(*at_us))?;
+        }
+        Ok(())
     }
 }
 
 /// A clock error of up to ten years.
 pub(crate) fn draw_skew(choices: &mut Choices) -> i64 {
     choices.between(0, 2 * SKEW_MS_MAX) as i64 - SKEW_MS_MAX as i64
-}
-
-fn draw_roles(choices: &mut Choices, count: usize) -> Vec<Role> {
-    let role = |choices: &mut Choices, number: usize| match number {
-        0 => Role::Steward,
-        _ => match choices.below(10) {
-            0 | 1 => Role::Reader,
-            2 | 3 => Role::Relay,
-            _ => Role::Writer,
-        },
-    };
-    (0..count).map(|number| role(choices, number)).collect()
-}
-
-/// Everybody with everybody, or a random tree with some more edges.
-///
-/// Every device is connected to one that may admit it: joining needs a writer within reach.
-fn draw_edges(choices: &mut Choices, roles: &[Role]) -> Vec<(usize, usize)> {
-    let pairs = (0..roles.len()).flat_map(|b| (0..b).map(move |a| (a, b)));
-    if choices.chance(50) {
-        return pairs.collect();
-    }
-    let writers = |below: usize| (0..below).filter(|number| roles[*number].writes()).collect::<Vec<_>>();
-    let tree: Vec<(usize, usize)> = (1..roles.len()).map(|b| (choices.pick(&writers(b)), b)).collect();
-    pairs.filter(|pair| tree.contains(pair) || choices.chance(15)).collect()
-}
-
-fn draw_faults(choices: &mut Choices) -> Faults {
-    // Each kind is off in half of the seeds, so that no kind always hides another.
-    let mut often = |values: &[u64]| if choices.chance(50) { choices.pick(values) } else { 0 };
-    let (gossip_loss, gossip_duplication) = (often(&[5, 30, 100]), often(&[5, 30]));
-    let (request_loss, stragglers) = (often(&[2, 10, 30]), often(&[5, 30]));
-    let (partitions, cuts, crashes) = (often(&[1, 2, 4]), often(&[1, 5, 15]), often(&[1, 2, 6]));
-    let clock_jumps = often(&[1, 3]);
-    Faults {
-        gossip_loss,
-        gossip_duplication,
-        request_loss,
-        stragglers,
-        partitions,
-        asymmetric: choices.chance(50),
-        cuts,
-        crashes,
-        kills: choices.chance(50),
-        disk_errors: choices.chance(50),
-        index_losses: choices.chance(50),
-        clock_jumps,
-    }
 }

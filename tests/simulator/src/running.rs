@@ -1,27 +1,25 @@
-//! A device that runs: its replica with what a node does around it.
+//! A device that runs: its replicas with what a node does around them.
 //!
-//! What a node's pump and conductor do is done here without threads: queued messages are handed to the replica, one
-//! settling makes them durable, and only then is anything that follows given to the world as [`Wish`]es.
+//! What a node's pumps and conductor do is done here without threads: queued messages are handed to the replicas, one
+//! settling of each makes them durable, and only then is anything that follows given to the world as [`Wish`]es.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
-use syncline::documents::Input as DeskInput;
+use syncline::space::Clock;
 use syncline::space::core::Event as CoreEvent;
 use syncline::space::join::{JoinAnswer, JoinRefusal, JoinRequest};
-use syncline::space::replica::{Input, Output};
-use syncline::space::{Clock, SpaceReplica};
+use syncline::space::replica::Input;
 use syncline_model::membership::{Certificate, invitation_tag};
 use syncline_model::{DeviceId, Ticket};
-use syncline_storage::{FileScope, StorageError, Store};
-use syncline_sync::{
-    Effect as SyncEffect, Event as SyncEvent, FrameId, HelloAnswer, Message as SyncMessage, PeerTags, RequestId,
-    Verdict,
-};
+use syncline_storage::{StorageError, Store};
+use syncline_sync::{Event as SyncEvent, Hello, HelloAnswer, Message as SyncMessage, PeerTags};
 
-use crate::device::{Device, EPOCH_MS, Frame, Message, Protocol, Purpose, SPACE_KEYS, Surroundings, Wish};
+use crate::device::{Device, EPOCH_MS, Surroundings, open_replica};
 use crate::happening::Happening;
+use crate::hosted::Hosted;
+use crate::message::{Blame, Frame, Message, Protocol, Purpose, Wish};
 
 /// Messages taken into one step.
 const STEP_MESSAGES_MAX: usize = 64;
@@ -34,9 +32,11 @@ pub(crate) fn clock(now_us: u64, booted_us: u64, skew_ms: i64) -> Clock {
 
 /// A connected peer, as the node sees it.
 #[derive(Debug, Default)]
-pub(crate) struct Peer {
+struct Peer {
     tags: PeerTags,
-    pub(crate) shares: bool,
+    shares: BTreeSet<usize>,
+    /// The last hello, as long as it is not answered.
+    unanswered: Option<Hello>,
 }
 
 /// A device that runs.
@@ -45,123 +45,121 @@ pub(crate) struct Running {
     surroundings: Arc<Surroundings>,
     number: usize,
     pub(crate) skew_ms: i64,
-    ticket: Option<Ticket>,
     store: Store,
-    pub(crate) replica: SpaceReplica,
+    pub(crate) hosted: BTreeMap<usize, Hosted>,
     random: ChaCha8Rng,
-    pub(crate) booted_us: u64,
+    booted_us: u64,
     pub(crate) inbox: VecDeque<Message>,
     pub(crate) step_due: bool,
     /// When the next timer event is on its way.
     pub(crate) timer_us: Option<u64>,
-    numbers: u64,
-    requests: BTreeMap<RequestId, u64>,
-    joins: BTreeMap<u64, u64>,
-    frames: BTreeMap<FrameId, (usize, Frame)>,
-    seen: BTreeSet<[u8; 16]>,
-    pub(crate) peers: BTreeMap<usize, Peer>,
-    has_secret: bool,
-    /// The invitations that the rest of the node knows of: what the replica last told it.
-    invitations: BTreeSet<DeviceId>,
+    peers: BTreeMap<usize, Peer>,
 }
 
 impl Running {
-    /// A device that has just opened its replica.
+    /// A device that hosts nothing yet.
     pub(crate) fn new(
         surroundings: &Arc<Surroundings>,
         device: &Device,
         booted_us: u64,
         store: Store,
-        replica: SpaceReplica,
         random: ChaCha8Rng,
     ) -> Self {
-        let mut running = Self {
+        Self {
             surroundings: surroundings.clone(),
             number: device.number,
             skew_ms: device.skew_ms,
-            ticket: device.ticket.clone(),
             store,
-            replica,
+            hosted: BTreeMap::new(),
             random,
             booted_us,
             inbox: VecDeque::new(),
             step_due: false,
             timer_us: None,
-            numbers: 0,
-            requests: BTreeMap::new(),
-            joins: BTreeMap::new(),
-            frames: BTreeMap::new(),
-            seen: BTreeSet::new(),
             peers: BTreeMap::new(),
-            has_secret: false,
-            invitations: BTreeSet::new(),
-        };
-        running.publish_facts();
-        running
+        }
     }
 
-    /// Opens what the documents have not seen; the first step.
-    pub(crate) fn start(&mut self, clock: Clock, wishes: &mut Vec<Wish>) -> Result<(), StorageError> {
-        self.replica.start(clock, &mut self.random)?;
-        self.finish_step(clock, wishes)
+    /// Opens a space, and what its documents have not seen.
+    pub(crate) fn open(
+        &mut self,
+        space: usize,
+        ticket: Option<Ticket>,
+        clock: Clock,
+        wishes: &mut Vec<Wish>,
+    ) -> Result<(), StorageError> {
+        let place = (self.number, space);
+        let Self { surroundings, store, random, .. } = &mut *self;
+        let replica = open_replica(surroundings, store, place, ticket.as_ref(), random, wishes)?;
+        let mut hosted = Hosted::new(space, ticket, replica);
+        hosted.replica.start(clock, random)?;
+        self.hosted.insert(space, hosted);
+        self.settle(&BTreeSet::from([space]), clock, wishes)?;
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.apply_at(peer, wishes);
+        }
+        Ok(())
     }
 
-    /// Whether it takes part in gossip.
-    pub(crate) fn is_subscribed(&self) -> bool {
-        self.has_secret
+    /// The clocks of the device.
+    pub(crate) fn clock(&self, now_us: u64) -> Clock {
+        clock(now_us, self.booted_us, self.skew_ms)
     }
 
-    /// Tells the rest of the node what it may know without asking the replica.
-    fn publish_facts(&mut self) {
-        self.invitations = self.replica.core().state().membership().invitations().keys().copied().collect();
+    /// Whether it takes part in a space's gossip.
+    pub(crate) fn is_subscribed(&self, space: usize) -> bool {
+        self.hosted.get(&space).is_some_and(|hosted| hosted.has_secret)
     }
 
     /// When it wants a timer.
     pub(crate) fn deadline_us(&self) -> Option<u64> {
-        self.replica.next_deadline().map(|deadline_ms| self.booted_us + deadline_ms * 1000)
-    }
-
-    /// Requests of peers and frames that wait for the replica: nothing may pile up.
-    pub(crate) fn open_work(&self) -> usize {
-        self.requests.len() + self.joins.len() + self.frames.len()
+        let deadlines = self.hosted.values().filter_map(|hosted| hosted.replica.next_deadline());
+        deadlines.min().map(|deadline_ms| self.booted_us + deadline_ms * 1000)
     }
 
     /// Takes what has queued up and carries out what follows, once that is durable.
     pub(crate) fn step(&mut self, now_us: u64, wishes: &mut Vec<Wish>) -> Result<(), StorageError> {
-        let clock = clock(now_us, self.booted_us, self.skew_ms);
+        let clock = self.clock(now_us);
         let count = self.inbox.len().min(STEP_MESSAGES_MAX);
         let messages: Vec<Message> = self.inbox.drain(..count).collect();
+        let mut touched = BTreeSet::new();
         for message in messages {
-            self.take(message, clock, wishes)?;
+            self.take(message, clock, &mut touched, wishes)?;
         }
-        self.finish_step(clock, wishes)
+        self.settle(&touched, clock, wishes)
     }
 
     /// Ends cleanly.
     pub(crate) fn close(mut self, now_us: u64) -> Result<(), StorageError> {
-        let clock = clock(now_us, self.booted_us, self.skew_ms);
-        let outputs = self.replica.close(clock, &mut self.random)?;
-        drop(outputs);
+        let clock = self.clock(now_us);
+        for hosted in std::mem::take(&mut self.hosted).into_values() {
+            drop(hosted.replica.close(clock, &mut self.random)?);
+        }
         self.store.flush()
     }
 
-    fn finish_step(&mut self, clock: Clock, wishes: &mut Vec<Wish>) -> Result<(), StorageError> {
-        self.replica.settle(clock, &mut self.random)?;
-        for output in self.replica.take_outputs() {
-            self.carry_out(output, wishes)?;
+    fn settle(&mut self, touched: &BTreeSet<usize>, clock: Clock, wishes: &mut Vec<Wish>) -> Result<(), StorageError> {
+        let mut findable = false;
+        for space in touched {
+            let Self { surroundings, store, random, hosted, .. } = &mut *self;
+            let Some(hosted) = hosted.get_mut(space) else { continue };
+            findable |= hosted.settle(surroundings, store, clock, random, wishes)?;
         }
-        let has_secret = self.replica.core().state().keys().replication_secret().is_some();
-        if has_secret && !self.has_secret {
-            self.has_secret = true;
-            let peers: Vec<usize> = self.peers.keys().copied().collect();
-            for peer in peers {
+        if findable {
+            for peer in self.peers.keys().copied().collect::<Vec<_>>() {
                 self.greet(peer, wishes);
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, message: Message, clock: Clock, wishes: &mut Vec<Wish>) -> Result<(), StorageError> {
+    fn take(
+        &mut self,
+        message: Message,
+        clock: Clock,
+        touched: &mut BTreeSet<usize>,
+        wishes: &mut Vec<Wish>,
+    ) -> Result<(), StorageError> {
         match message {
             Message::Connected(peer) => {
                 self.peers.insert(peer, Peer::default());
@@ -169,29 +167,26 @@ impl Running {
                 self.apply_at(peer, wishes);
                 Ok(())
             }
-            Message::Disconnected(peer) => match self.peers.remove(&peer) {
-                Some(Peer { shares: true, .. }) => self.sync(SyncEvent::PeerGone { peer: self.id_of(peer) }, clock),
-                _ => Ok(()),
-            },
+            Message::Disconnected(peer) => {
+                let shares = self.peers.remove(&peer).unwrap_or_default().shares;
+                let event = SyncEvent::PeerGone { peer: self.id_of(peer) };
+                shares
+                    .into_iter()
+                    .try_for_each(|space| self.core(space, CoreEvent::Sync(event.clone()), clock, touched))
+            }
             Message::Request { peer, protocol: Protocol::Sync, bytes, exchange } => {
-                self.asked(peer, &bytes, exchange, clock, wishes)
+                self.asked(peer, &bytes, exchange, clock, touched, wishes)
             }
             Message::Request { peer, protocol: Protocol::Join, bytes, exchange } => {
-                self.asked_to_sponsor(peer, &bytes, exchange, clock, wishes)
+                self.asked_to_sponsor(peer, &bytes, exchange, clock, touched, wishes)
             }
-            Message::Answered { peer, purpose, bytes } => self.answered(peer, purpose, bytes, clock, wishes),
-            Message::Gossip { peer, frame, again } => self.hear(peer, frame, again, clock, wishes),
-            Message::Transact { token, steps } => self.desk(DeskInput::Transact { token, steps }, clock),
-            Message::Query { token, query } => self.desk(DeskInput::Query { token, query }, clock),
-            Message::Watch { token, since } => {
-                self.desk(DeskInput::Watch { token, prefix: String::new(), since, values: true }, clock)
+            Message::Answered { peer, purpose, bytes } => self.answered(peer, purpose, bytes, clock, touched, wishes),
+            Message::Gossip { peer, frame, again } => self.hear(peer, frame, again, clock, touched, wishes),
+            Message::Space { space, input } => self.handle(space, Hosted::input(input), clock, touched),
+            Message::Tick => {
+                let spaces: Vec<usize> = self.hosted.keys().copied().collect();
+                spaces.into_iter().try_for_each(|space| self.core(space, CoreEvent::Tick, clock, touched))
             }
-            Message::Taken { token, events } => self.desk(DeskInput::Taken { token, events }, clock),
-            Message::Invite { token, role, uses, expires_ms } => {
-                self.core(CoreEvent::Invite { token, role, uses, expires_ms }, clock)
-            }
-            Message::Worked(done) => self.desk(DeskInput::Worked(done), clock),
-            Message::Tick => self.core(CoreEvent::Tick, clock),
             Message::Round => {
                 self.round(wishes);
                 Ok(())
@@ -199,69 +194,97 @@ impl Running {
         }
     }
 
-    fn core(&mut self, event: CoreEvent, clock: Clock) -> Result<(), StorageError> {
-        self.replica.handle(Input::Core(event), clock, &mut self.random)
+    fn handle(
+        &mut self,
+        space: usize,
+        input: Input,
+        clock: Clock,
+        touched: &mut BTreeSet<usize>,
+    ) -> Result<(), StorageError> {
+        let Some(hosted) = self.hosted.get_mut(&space) else { return Ok(()) };
+        touched.insert(space);
+        hosted.replica.handle(input, clock, &mut self.random)
     }
 
-    fn sync(&mut self, event: SyncEvent, clock: Clock) -> Result<(), StorageError> {
-        self.core(CoreEvent::Sync(event), clock)
-    }
-
-    fn desk(&mut self, input: DeskInput, clock: Clock) -> Result<(), StorageError> {
-        self.replica.handle(Input::Desk(input), clock, &mut self.random)
+    fn core(
+        &mut self,
+        space: usize,
+        event: CoreEvent,
+        clock: Clock,
+        touched: &mut BTreeSet<usize>,
+    ) -> Result<(), StorageError> {
+        self.handle(space, Input::Core(event), clock, touched)
     }
 
     fn id_of(&self, number: usize) -> DeviceId {
         self.surroundings.ids[number]
     }
 
-    fn next_number(&mut self) -> u64 {
-        self.numbers += 1;
-        self.numbers
-    }
-
-    /// Tells a peer by tags which space is here.
+    /// Tells a peer by tags which spaces are here.
     fn greet(&mut self, peer: usize, wishes: &mut Vec<Wish>) {
         let (local, other) = (self.id_of(self.number), self.id_of(peer));
-        let secret = self.replica.core().state().keys().replication_secret();
-        let tags = PeerTags::new(&local, &other, secret.map(|secret| (self.surroundings.space, secret)));
+        let known = self.hosted.iter().filter(|(_, hosted)| hosted.has_secret);
+        let spaces = known.filter_map(|(space, hosted)| Some((self.surroundings.spaces[*space].id, hosted.secret()?)));
+        let tags = PeerTags::new(&local, &other, spaces);
+        let known = self.peers.entry(peer).or_default();
         for hello in tags.hellos() {
+            known.unanswered = Some(hello.clone());
             let bytes = SyncMessage::Hello(hello.clone()).encode();
             wishes.push(Wish::Request { peer, protocol: Protocol::Sync, bytes, purpose: Purpose::Hello(hello) });
         }
-        self.peers.entry(peer).or_default().tags = tags;
+        known.tags = tags;
     }
 
-    /// Asks a peer to sponsor this device, unless it has its keys already.
-    fn apply_at(&mut self, peer: usize, wishes: &mut Vec<Wish>) {
-        let waits = self.replica.core().state().keys().replication_secret().is_none();
-        let Some(ticket) = self.ticket.as_ref().filter(|_| waits) else { return };
-        let (device, invitation) = (&self.surroundings.keys[self.number], ticket.invitation());
-        let request = JoinRequest {
-            tag: invitation_tag(&invitation.id(), &device.id(), &self.id_of(peer)),
-            certificate: Certificate::new(&self.surroundings.space, device, &invitation),
-        };
-        wishes.push(Wish::Note(Happening::JoinAsked, [peer as u64, 0]));
-        let bytes = request.encode();
-        wishes.push(Wish::Request { peer, protocol: Protocol::Join, bytes, purpose: Purpose::Join });
+    /// Asks a peer to sponsor this device in the spaces whose keys are not here yet.
+    fn apply_at(&self, peer: usize, wishes: &mut Vec<Wish>) {
+        for (space, hosted) in &self.hosted {
+            let Some(ticket) = hosted.ticket.as_ref().filter(|_| hosted.secret().is_none()) else { continue };
+            let (device, invitation) = (&self.surroundings.keys[self.number], ticket.invitation());
+            let request = JoinRequest {
+                tag: invitation_tag(&invitation.id(), &device.id(), &self.id_of(peer)),
+                certificate: Certificate::new(&self.surroundings.spaces[*space].id, device, &invitation),
+            };
+            wishes.push(Wish::Note(Happening::JoinAsked, [peer as u64, *space as u64]));
+            let (bytes, purpose) = (request.encode(), Purpose::Join { space: *space });
+            wishes.push(Wish::Request { peer, protocol: Protocol::Join, bytes, purpose });
+        }
     }
 
     fn round(&mut self, wishes: &mut Vec<Wish>) {
-        let peers: Vec<(usize, bool)> = self.peers.iter().map(|(peer, known)| (*peer, known.shares)).collect();
-        for (peer, shares) in peers {
+        let peers: Vec<(usize, bool)> =
+            self.peers.iter().map(|(peer, known)| (*peer, known.unanswered.is_some())).collect();
+        for (peer, is_ungreeted) in peers {
             self.apply_at(peer, wishes);
-            if !shares && self.has_secret {
+            if is_ungreeted {
                 wishes.push(Wish::Note(Happening::GreetedAgain, [peer as u64, 0]));
                 self.greet(peer, wishes);
             }
         }
     }
 
-    fn shares(&mut self, peer: usize, clock: Clock, wishes: &mut Vec<Wish>) -> Result<(), StorageError> {
-        let Some(known) = self.peers.get_mut(&peer).filter(|known| !known.shares) else { return Ok(()) };
-        known.shares = true;
-        wishes.push(Wish::Note(Happening::Greeted, [peer as u64, 0]));
-        self.sync(SyncEvent::PeerShares { peer: self.id_of(peer) }, clock)
+    /// A peer proved to know the secrets of some spaces.
+    fn shares(
+        &mut self,
+        peer: usize,
+        proven: &[syncline_model::SpaceId],
+        clock: Clock,
+        touched: &mut BTreeSet<usize>,
+        wishes: &mut Vec<Wish>,
+    ) -> Result<(), StorageError> {
+        let spaces: Vec<usize> = proven.iter().filter_map(|id| self.surroundings.space(id)).collect();
+        if spaces.len() > 1 {
+            wishes.push(Wish::Note(Happening::GreetedSeveral, [peer as u64, spaces.len() as u64]));
+        }
+        for space in spaces {
+            let Some(known) = self.peers.get_mut(&peer).filter(|known| !known.shares.contains(&space)) else {
+                continue;
+            };
+            known.shares.insert(space);
+            wishes.push(Wish::Note(Happening::Greeted, [peer as u64, space as u64]));
+            let event = SyncEvent::PeerShares { peer: self.id_of(peer) };
+            self.core(space, CoreEvent::Sync(event), clock, touched)?;
+        }
+        Ok(())
     }
 
     fn asked(
@@ -270,26 +293,27 @@ impl Running {
         bytes: &[u8],
         exchange: u64,
         clock: Clock,
+        touched: &mut BTreeSet<usize>,
         wishes: &mut Vec<Wish>,
     ) -> Result<(), StorageError> {
         let known = self.peers.entry(peer).or_default();
         match SyncMessage::decode(bytes) {
             Ok(SyncMessage::Hello(hello)) => {
                 let (answer, shared) = known.tags.answer(&hello);
-                wishes.push(Wish::Reply { exchange, bytes: answer.encode() });
-                if shared.is_empty() { Ok(()) } else { self.shares(peer, clock, wishes) }
+                wishes.push(Wish::Reply { exchange, bytes: answer.encode(), space: None });
+                self.shares(peer, &shared, clock, touched, wishes)
             }
             Ok(SyncMessage::Space { tag, request }) => {
                 // Who is not known to share the space gets no answer.
-                if known.tags.space(&tag).is_none() {
-                    return Ok(());
-                }
-                let id = RequestId(self.next_number());
-                self.requests.insert(id, exchange);
-                self.sync(SyncEvent::Requested { peer: self.id_of(peer), id, request }, clock)
+                let space = known.tags.space(&tag).and_then(|id| self.surroundings.space(&id));
+                let Some(space) = space else { return Ok(()) };
+                let id = self.id_of(peer);
+                let Some(hosted) = self.hosted.get_mut(&space) else { return Ok(()) };
+                let event = hosted.requested(id, exchange, request);
+                self.core(space, event, clock, touched)
             }
-            Err(error) => {
-                wishes.push(Wish::Violation(format!("a request of #{peer} does not decode: {error}")));
+            Err(_) => {
+                wishes.push(Wish::Blamed { peer, why: Blame::MalformedRequest });
                 Ok(())
             }
         }
@@ -301,22 +325,24 @@ impl Running {
         bytes: &[u8],
         exchange: u64,
         clock: Clock,
+        touched: &mut BTreeSet<usize>,
         wishes: &mut Vec<Wish>,
     ) -> Result<(), StorageError> {
         let Ok(JoinRequest { tag, certificate }) = JoinRequest::decode(bytes) else {
-            wishes.push(Wish::Violation(format!("an application of #{peer} does not decode")));
+            wishes.push(Wish::Blamed { peer, why: Blame::MalformedRequest });
             return Ok(());
         };
         let (local, other, invitation) = (self.id_of(self.number), self.id_of(peer), certificate.invitation);
         let named = invitation_tag(&invitation, &other, &local) == tag && certificate.device == other;
-        if !(named && self.invitations.contains(&invitation)) {
+        let found = self.hosted.values_mut().find(|hosted| hosted.invitations.contains(&invitation));
+        let Some(hosted) = found.filter(|_| named) else {
             wishes.push(Wish::Note(Happening::JoinRefused, [peer as u64, 0]));
-            wishes.push(Wish::Reply { exchange, bytes: JoinAnswer::Refused(JoinRefusal::Unknown).encode() });
+            let bytes = JoinAnswer::Refused(JoinRefusal::Unknown).encode();
+            wishes.push(Wish::Reply { exchange, bytes, space: None });
             return Ok(());
-        }
-        let token = self.next_number();
-        self.joins.insert(token, exchange);
-        self.core(CoreEvent::Join { token, certificate }, clock)
+        };
+        let (space, event) = (hosted.space, hosted.join(exchange, certificate));
+        self.core(space, event, clock, touched)
     }
 
     fn answered(
@@ -325,26 +351,35 @@ impl Running {
         purpose: Purpose,
         bytes: Option<Vec<u8>>,
         clock: Clock,
+        touched: &mut BTreeSet<usize>,
         wishes: &mut Vec<Wish>,
     ) -> Result<(), StorageError> {
         match (purpose, bytes) {
-            (Purpose::Engine(token), Some(bytes)) => self.sync(SyncEvent::Answered { token, bytes }, clock),
-            (Purpose::Engine(token), None) => self.sync(SyncEvent::Failed { token }, clock),
+            (Purpose::Engine { space, token }, bytes) => {
+                let event = match bytes {
+                    Some(bytes) => SyncEvent::Answered { token, bytes },
+                    None => SyncEvent::Failed { token },
+                };
+                self.core(space, CoreEvent::Sync(event), clock, touched)
+            }
             (Purpose::Hello(hello), Some(bytes)) => {
-                let (Ok(answer), Some(known)) = (HelloAnswer::decode(&bytes), self.peers.get(&peer)) else {
+                let (Ok(answer), Some(known)) = (HelloAnswer::decode(&bytes), self.peers.get_mut(&peer)) else {
                     return Ok(());
                 };
-                if known.tags.shared(&hello, &answer).is_empty() { Ok(()) } else { self.shares(peer, clock, wishes) }
+                // The answer to an earlier hello says nothing of the spaces that came since.
+                known.unanswered.take_if(|last| *last == hello);
+                let proven = known.tags.shared(&hello, &answer);
+                self.shares(peer, &proven, clock, touched, wishes)
             }
-            (Purpose::Join, Some(bytes)) => match JoinAnswer::decode(&bytes) {
-                Ok(JoinAnswer::Admitted(delivery)) => self.core(CoreEvent::Admitted(delivery), clock),
+            (Purpose::Join { space }, Some(bytes)) => match JoinAnswer::decode(&bytes) {
+                Ok(JoinAnswer::Admitted(delivery)) => self.core(space, CoreEvent::Admitted(delivery), clock, touched),
                 Ok(JoinAnswer::Refused(_)) => Ok(()),
-                Err(error) => {
-                    wishes.push(Wish::Violation(format!("the sponsor's answer does not decode: {error}")));
+                Err(_) => {
+                    wishes.push(Wish::Blamed { peer, why: Blame::MalformedJoinAnswer });
                     Ok(())
                 }
             },
-            (Purpose::Hello(_) | Purpose::Join, None) => Ok(()),
+            (Purpose::Hello(_) | Purpose::Join { .. }, None) | (Purpose::Lie, _) => Ok(()),
         }
     }
 
@@ -354,95 +389,16 @@ impl Running {
         frame: Frame,
         again: bool,
         clock: Clock,
+        touched: &mut BTreeSet<usize>,
         wishes: &mut Vec<Wish>,
     ) -> Result<(), StorageError> {
-        if !self.seen.insert(frame.id) && !again {
-            wishes.push(Wish::Note(Happening::GossipDeduplicated, [peer as u64, 0]));
-            return Ok(());
-        }
-        let id = FrameId(self.next_number());
-        let bytes = frame.bytes.to_vec();
-        self.frames.insert(id, (peer, frame));
-        self.sync(SyncEvent::Gossip { bytes, from: self.id_of(peer), id }, clock)
-    }
-
-    fn carry_out(&mut self, output: Output, wishes: &mut Vec<Wish>) -> Result<(), StorageError> {
-        match output {
-            Output::Answer(token, result) => wishes.push(Wish::Answered { token, result }),
-            Output::Change(token, events) => wishes.push(Wish::Changed { token, events }),
-            Output::Unwatched(token, _, reason) => {
-                wishes.push(Wish::Violation(format!("the stream {token} ended: {reason}")));
-            }
-            Output::Work(job) => wishes.push(Wish::Work(job)),
-            Output::Invited(token, outcome) => wishes.push(Wish::Invited { token, outcome }),
-            Output::JoinAnswered(token, outcome) => {
-                let happening = if outcome.is_ok() { Happening::JoinAdmitted } else { Happening::JoinRefused };
-                wishes.push(Wish::Note(happening, [token, 1]));
-                if let Some(exchange) = self.joins.remove(&token) {
-                    let answer = outcome.map_or_else(JoinAnswer::Refused, JoinAnswer::Admitted);
-                    wishes.push(Wish::Reply { exchange, bytes: answer.encode() });
-                }
-            }
-            Output::StoreKeys => {
-                let keys = self.replica.core().state().keys().encode();
-                self.store.files().write_secret(FileScope::Space(self.surroundings.space), SPACE_KEYS, &keys)?;
-                wishes.push(Wish::Note(Happening::KeysStored, [0, 0]));
-                self.publish_facts();
-            }
-            Output::MembershipChanged => self.publish_facts(),
-            Output::Reply(id, response) => {
-                if let Some(exchange) = self.requests.remove(&id) {
-                    wishes.push(Wish::Reply { exchange, bytes: response.encode() });
-                }
-            }
-            Output::Sync(effect) => self.carry_out_sync(effect, wishes),
-        }
-        Ok(())
-    }
-
-    fn carry_out_sync(&mut self, effect: SyncEffect, wishes: &mut Vec<Wish>) {
-        let surroundings = self.surroundings.clone();
-        let number = |id: &DeviceId| surroundings.number(id).expect("only devices of the run take part");
-        match effect {
-            SyncEffect::Send { peer, token, request } => {
-                let state = self.replica.core().state();
-                let Some(secret) = state.keys().replication_secret() else { return };
-                let tag = secret.tag(&state.device_id(), &peer);
-                let bytes = SyncMessage::Space { tag, request }.encode();
-                let (peer, purpose) = (number(&peer), Purpose::Engine(token));
-                wishes.push(Wish::Request { peer, protocol: Protocol::Sync, bytes, purpose });
-            }
-            SyncEffect::Publish { bytes } => {
-                let id = *blake3::hash(&bytes).as_bytes().first_chunk().expect("16 of 32 bytes");
-                self.seen.insert(id);
-                wishes.push(Wish::Note(Happening::Published, [bytes.len() as u64, 0]));
-                wishes.push(Wish::Spread { frame: Frame { bytes: bytes.into(), id }, not_to: None });
-            }
-            SyncEffect::Verdict { id, verdict, .. } => {
-                let Some((peer, frame)) = self.frames.remove(&id) else { return };
-                match verdict {
-                    Verdict::Accept => {
-                        wishes.push(Wish::Note(Happening::GossipForwarded, [peer as u64, 0]));
-                        wishes.push(Wish::Spread { frame, not_to: Some(peer) });
-                    }
-                    Verdict::Ignore => wishes.push(Wish::Note(Happening::GossipIgnored, [peer as u64, 0])),
-                    Verdict::Reject => {
-                        wishes.push(Wish::Violation(format!("a gossip frame of the honest #{peer} was rejected")));
-                    }
-                }
-            }
-            SyncEffect::Misbehaved { peer, reason } => {
-                let text = format!("the honest #{} was blamed: {reason:?}", number(&peer));
-                wishes.push(Wish::Violation(text));
-            }
-            SyncEffect::Equivocation { author, sequence, peer } => {
-                let (author, peer) = (number(&author), number(&peer));
-                let text = format!("#{author} was said to have forked at {sequence}, seen at #{peer}");
-                wishes.push(Wish::Violation(text));
-            }
-            SyncEffect::Synced { peer } => wishes.push(Wish::Note(Happening::Synced, [number(&peer) as u64, 0])),
-            SyncEffect::Serve { .. } | SyncEffect::Reply { .. } | SyncEffect::Ingest { .. } => {
-                wishes.push(Wish::Violation("the replica let out what it has to do itself".to_owned()));
+        let (space, id) = (frame.space, self.id_of(peer));
+        let Some(hosted) = self.hosted.get_mut(&space) else { return Ok(()) };
+        match hosted.heard((peer, id), frame, again) {
+            Some(event) => self.core(space, event, clock, touched),
+            None => {
+                wishes.push(Wish::Note(Happening::GossipDeduplicated, [peer as u64, 0]));
+                Ok(())
             }
         }
     }

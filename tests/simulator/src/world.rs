@@ -1,7 +1,7 @@
 //! The world of one run: devices, connections, people, and virtual time.
 //!
 //! All that is to come stands in one queue, by time and then by the order in which it was put there. Nothing else
-//! decides what happens next, so a run is a function of its seed.
+//! decides what happens next, so a run is a function of its plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,27 +9,28 @@ use std::sync::Arc;
 use syncline::documents::Job;
 use syncline_storage::StorageError;
 
-use crate::device::{Device, Message, Surroundings, Wish};
-use crate::faults::Fault;
+use crate::device::{Device, Surroundings};
+use crate::faults::Later;
 use crate::happening::Happening;
 use crate::ledger::Ledger;
-use crate::network::{Connection, Exchange};
+use crate::message::{Message, SpaceInput, Wish};
+use crate::network::{Connection, Exchange, Flow};
 use crate::plan::{MILLISECOND_US, Plan, SECOND_US};
 use crate::random::Choices;
 use crate::trace::{Detail, Trace};
 
 /// How long after everything healed all devices must agree, in virtual time.
-const AGREEMENT_US_MAX: u64 = 400 * SECOND_US;
+pub const AGREEMENT_US_MAX: u64 = 400 * SECOND_US;
 /// How long everything that was asked at the end may take.
 const ANSWERS_US_MAX: u64 = 120 * SECOND_US;
 /// How often it is looked whether they agree.
 const LOOK_EVERY_US: u64 = 500 * MILLISECOND_US;
 /// How often a node does what it does in rounds.
 const ROUND_US: u64 = 5 * SECOND_US;
-/// Most requests of one device to another that may be under way at once.
-const EXCHANGES_PER_PAIR_MAX: usize = 24;
+/// How often documents are looked at, since each look may meet damage that nobody has met before.
+const LOOKS_MAX: usize = 12;
 /// Most events that one run may take: something keeps itself busy beyond it.
-const EVENTS_MAX: u64 = 2_000_000;
+const EVENTS_MAX: u64 = 4_000_000;
 
 /// What is to come.
 #[derive(Debug)]
@@ -42,8 +43,8 @@ pub(crate) enum Event {
     Round { device: usize, boot: u64 },
     /// A device starts, if it does not run.
     Start { device: usize },
-    /// A device takes its ticket and starts for the first time.
-    Join { device: usize },
+    /// A device takes its ticket for a space, and starts if it does not run.
+    Join { device: usize, space: usize },
     /// Two devices try to connect.
     Connect { edge: usize },
     /// A connection whose messages are lost is noticed to be dead.
@@ -55,13 +56,15 @@ pub(crate) enum Event {
     /// A request took too long.
     Timeout { exchange: u64 },
     /// A worker finishes a job.
-    Work { device: usize, boot: u64, job: Box<Job> },
-    /// Somebody does something.
-    Act,
-    /// Something goes wrong.
-    Fault(Fault),
-    /// Something that went wrong is over.
-    PartitionEnds(u64),
+    Work { device: usize, boot: u64, space: usize, job: Box<Job> },
+    /// Somebody does something, by its place in the plan.
+    Act(usize),
+    /// Something goes wrong, by its place in the plan.
+    Fault(usize),
+    /// What follows from something that went wrong.
+    Later(Later),
+    /// A liar thinks of something.
+    Lie { device: usize },
 }
 
 /// A violation of what must hold ends the run.
@@ -78,14 +81,23 @@ pub(crate) struct World {
     handled: u64,
     pub(crate) devices: Vec<Device>,
     pub(crate) connections: Vec<Connection>,
+    /// By the two ends, the smaller number first.
+    pub(crate) edges: BTreeMap<(usize, usize), usize>,
+    /// What the ways of messages are drawn from, by sender and receiver.
+    pub(crate) flows: BTreeMap<(usize, usize), Flow>,
     /// Directions in which messages are lost, by partition.
     pub(crate) parted: BTreeMap<u64, BTreeSet<(usize, usize)>>,
     pub(crate) exchanges: BTreeMap<u64, Exchange>,
-    pub(crate) ledger: Ledger,
-    pub(crate) network: Choices,
-    pub(crate) fate: Choices,
-    pub(crate) people: Choices,
+    /// How many requests are under way, by sender and receiver.
+    pub(crate) under_way: BTreeMap<(usize, usize), usize>,
+    /// Pages to come in whose middle their connection is cut.
+    pub(crate) page_cuts: u64,
+    /// One for each space.
+    pub(crate) ledgers: Vec<Ledger>,
+    pub(crate) timing: Choices,
     pub(crate) healed: bool,
+    /// The longest time from everything having healed to agreement.
+    pub(crate) agreed_after_us: u64,
     numbers: u64,
     pub(crate) trace: Trace,
     violation: Option<Violation>,
@@ -93,9 +105,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(plan: Plan, detail: Detail) -> Self {
-        let seed = plan.seed;
-        let devices = plan.skews_ms.iter().enumerate().map(|(number, skew)| Device::new(number, *skew)).collect();
+        let devices = (0..plan.devices.len()).map(|number| Device::new(&plan, number)).collect();
         let connections = plan.edges.iter().map(|edge| Connection::new(*edge)).collect();
+        let edges = plan.edges.iter().copied().zip(0..).collect();
+        let ledgers = plan.spaces.iter().map(|_| Ledger::default()).collect();
+        let timing = Choices::new(plan.seed, "timing", 0);
         Self {
             surroundings: Arc::new(Surroundings::new(plan)),
             now_us: 0,
@@ -104,13 +118,16 @@ impl World {
             handled: 0,
             devices,
             connections,
+            edges,
+            flows: BTreeMap::new(),
             parted: BTreeMap::new(),
             exchanges: BTreeMap::new(),
-            ledger: Ledger::default(),
-            network: Choices::new(seed, "network"),
-            fate: Choices::new(seed, "faults"),
-            people: Choices::new(seed, "people"),
+            under_way: BTreeMap::new(),
+            page_cuts: 0,
+            ledgers,
+            timing,
             healed: false,
+            agreed_after_us: 0,
             numbers: 0,
             trace: Trace::new(detail),
             violation: None,
@@ -124,35 +141,61 @@ impl World {
     /// Runs to the end and looks at the outcome.
     pub(crate) fn run(&mut self) -> Result<(), Violation> {
         self.found()?;
-        self.plan_faults();
-        let horizon_us = self.plan().horizon_us;
         for edge in 0..self.connections.len() {
             self.later(0, Event::Connect { edge });
         }
-        for device in 1..self.devices.len() {
-            let at_us = self.plan().joins_us[device];
-            self.later(at_us, Event::Join { device });
+        let surroundings = self.surroundings.clone();
+        for (space, plan) in surroundings.plan.spaces.iter().enumerate() {
+            for (device, member) in plan.members.iter().filter(|(_, member)| member.parent.is_some()) {
+                self.later(member.joins_us, Event::Join { device: *device, space });
+            }
         }
-        for _ in 0..self.plan().actions {
-            let at_us = self.people.below(horizon_us);
-            self.later(at_us, Event::Act);
+        for device in (0..self.devices.len()).filter(|device| surroundings.plan.is_stranger(*device)) {
+            self.start(device);
         }
-        self.run_until(horizon_us)?;
+        for (place, action) in surroundings.plan.actions.iter().enumerate() {
+            self.later(action.at_us, Event::Act(place));
+        }
+        for (place, fault) in surroundings.plan.faults.iter().enumerate() {
+            self.later(fault.at_us, Event::Fault(place));
+        }
+        for device in 0..self.devices.len() {
+            if self.devices[device].liar.is_some() {
+                self.later(SECOND_US, Event::Lie { device });
+            }
+        }
+        self.run_until(self.now_us + surroundings.plan.horizon_us)?;
         self.heal();
-        self.run_until_agreed()?;
-        self.look_at_documents()?;
-        if self.plan().restart_at_end {
+        self.agree_and_look()?;
+        if surroundings.plan.restart_at_end {
             self.restart_all()?;
-            self.run_until_agreed()?;
-            self.look_at_documents()?;
+            self.agree_and_look()?;
             self.note(0, Happening::RestartedAtEnd, [0, 0], String::new);
         }
         self.check_outcome()
     }
 
-    /// Operations that the founder holds.
+    /// Lets all devices agree and compares what they show; once more when one met damage while it was looked at.
+    fn agree_and_look(&mut self) -> Result<(), Violation> {
+        for _ in 0..LOOKS_MAX {
+            self.run_until_agreed()?;
+            let starts = |world: &Self| world.devices.iter().map(|device| device.boots).sum::<u64>();
+            let (before, looked) = (starts(self), self.look_at_documents());
+            let is_undisturbed = starts(self) == before && self.devices.iter().all(|device| device.is_settled());
+            if is_undisturbed {
+                return looked;
+            }
+        }
+        Err(Violation(format!("devices still met damage when they were looked at {LOOKS_MAX} times")))
+    }
+
+    /// Operations of all spaces, once each.
     pub(crate) fn operations(&self) -> u64 {
-        self.ledger.durable.get(&0).map_or(0, |vector| vector.operations())
+        let held = |space: usize| {
+            let steward = self.plan().spaces[space].steward;
+            self.ledgers[space].durable.get(&steward).map_or(0, |vector| vector.operations())
+        };
+        (0..self.ledgers.len()).map(held).sum()
     }
 
     pub(crate) fn into_trace(self) -> Trace {
@@ -207,14 +250,15 @@ impl World {
     }
 
     fn run_until_agreed(&mut self) -> Result<(), Violation> {
-        let deadline_us = self.now_us + AGREEMENT_US_MAX;
+        let healed_us = self.now_us;
         while let Some(difference) = self.disagreement() {
-            if self.now_us >= deadline_us {
+            if self.now_us >= healed_us + AGREEMENT_US_MAX {
                 let seconds = AGREEMENT_US_MAX / SECOND_US;
                 return Err(Violation(format!("no agreement {seconds} s after everything healed: {difference}")));
             }
             self.run_until(self.now_us + LOOK_EVERY_US)?;
         }
+        self.agreed_after_us = self.agreed_after_us.max(self.now_us - healed_us);
         self.note(0, Happening::Converged, [0, 0], String::new);
         // What is still under way must not change anything any more.
         self.run_until(self.now_us + 2 * SECOND_US)?;
@@ -227,14 +271,16 @@ impl World {
     /// Lets time pass until all questions are answered.
     pub(crate) fn run_until_answered(&mut self) -> Result<(), Violation> {
         let deadline_us = self.now_us + ANSWERS_US_MAX;
-        while self.ledger.open_questions() > 0 {
+        loop {
+            let open: usize = self.ledgers.iter().map(Ledger::open_questions).sum();
+            if open == 0 {
+                return Ok(());
+            }
             if self.now_us >= deadline_us {
-                let open = self.ledger.open_questions();
                 return Err(Violation(format!("{open} questions are not answered after the devices agreed")));
             }
             self.run_until(self.now_us + LOOK_EVERY_US)?;
         }
-        Ok(())
     }
 
     fn handle(&mut self, event: Event) {
@@ -252,16 +298,17 @@ impl World {
                 }
             }
             Event::Start { device } => self.start(device),
-            Event::Join { device } => self.join(device),
+            Event::Join { device, space } => self.join(device, space),
             Event::Connect { edge } => self.connect(edge),
             Event::Notice { edge, generation } => self.notice_dead(edge, generation),
             Event::Deliver { edge, generation, to, message } => self.deliver(edge, generation, to, message),
-            Event::Answer { exchange, bytes } => self.answer(exchange, bytes),
+            Event::Answer { exchange, bytes } => self.end_exchange(exchange, Some(bytes)),
             Event::Timeout { exchange } => self.end_exchange(exchange, None),
-            Event::Work { device, boot, job } => self.work(device, boot, *job),
-            Event::Act => self.act(),
-            Event::Fault(fault) => self.fault(fault),
-            Event::PartitionEnds(number) => self.end_partition(number),
+            Event::Work { device, boot, space, job } => self.work(device, boot, space, *job),
+            Event::Act(place) => self.act(place),
+            Event::Fault(place) => self.fault(place),
+            Event::Later(later) => self.go_on(later),
+            Event::Lie { device } => self.lie(device),
         }
     }
 
@@ -271,13 +318,18 @@ impl World {
 
     /// Queues a message at a device that runs, and a step to take it.
     pub(crate) fn tell(&mut self, device: usize, message: Message) {
-        let gathers_us = self.network.between(0, self.surroundings.plan.step_us_max);
+        let gathers_us = self.timing.between(0, self.surroundings.plan.step_us_max);
         let boot = self.devices[device].boots;
         let Some(running) = &mut self.devices[device].running else { return };
         running.inbox.push_back(message);
         if !std::mem::replace(&mut running.step_due, true) {
             self.later(gathers_us, Event::Step { device, boot });
         }
+    }
+
+    /// Tells one of a device's replicas something.
+    pub(crate) fn tell_space(&mut self, device: usize, space: usize, input: SpaceInput) {
+        self.tell(device, Message::Space { space, input });
     }
 
     fn timer(&mut self, device: usize, boot: u64) {
@@ -297,6 +349,10 @@ impl World {
 
     fn step(&mut self, number: usize) {
         let (now_us, boot) = (self.now_us, self.devices[number].boots);
+        let paused_us = self.devices[number].paused_until_us.saturating_sub(now_us);
+        if paused_us > 0 {
+            return self.later(paused_us, Event::Step { device: number, boot });
+        }
         let Some(running) = &mut self.devices[number].running else { return };
         running.step_due = false;
         let (count, mut wishes) = (running.inbox.len(), Vec::new());
@@ -323,14 +379,15 @@ impl World {
     pub(crate) fn start(&mut self, number: usize) {
         let surroundings = self.surroundings.clone();
         let (now_us, device) = (self.now_us, &mut self.devices[number]);
-        if device.running.is_some() || (number > 0 && device.ticket.is_none()) {
+        let nothing_to_do = device.spaces.is_empty() && !surroundings.plan.is_stranger(number);
+        if device.running.is_some() || nothing_to_do {
             return;
         }
         let mut wishes = Vec::new();
         let outcome = device.start(&surroundings, now_us, &mut wishes);
         let boot = device.boots;
         if let Err(error) = outcome {
-            self.note(number, Happening::KilledInOpening, [0, 0], || error.to_string());
+            self.note(number, Happening::StartFailed, [0, 0], || error.to_string());
             return self.failed(number, &error);
         }
         self.note(number, Happening::Started, [boot, 0], String::new);
@@ -339,23 +396,60 @@ impl World {
         for wish in wishes {
             self.fulfil(number, wish);
         }
-        let round_us = self.network.between(1, ROUND_US);
+        let round_us = self.timing.between(1, ROUND_US);
         self.later(round_us, Event::Round { device: number, boot });
+        self.wind(number);
+    }
+
+    /// A person pastes a ticket.
+    fn join(&mut self, number: usize, space: usize) {
+        let Some(ticket) = self.ledgers[space].tickets.get(&number).cloned() else { return };
+        let now_us = self.now_us;
+        let device = &mut self.devices[number];
+        device.spaces.insert(space, Some(ticket.clone()));
+        let Some(running) = &mut device.running else {
+            // One that is down takes it up when it starts again.
+            return if device.boots == 0 {
+                self.start(number)
+            };
+        };
+        let mut wishes = Vec::new();
+        let clock = running.clock(now_us);
+        let outcome = running.open(space, Some(ticket), clock, &mut wishes);
+        if let Err(error) = outcome {
+            return self.failed(number, &error);
+        }
+        self.note(number, Happening::JoinedWhileRunning, [space as u64, 0], || format!("space {space}"));
+        self.settled(number);
+        for wish in wishes {
+            self.fulfil(number, wish);
+        }
         self.wind(number);
     }
 
     /// A device whose storage failed stops; that is right only when the failure was prepared.
     fn failed(&mut self, number: usize, error: &StorageError) {
-        let device = &self.devices[number];
-        if !device.armed {
-            return self.violate(format!("the storage of #{number} failed by itself: {error}"));
-        }
         let text = error.to_string();
         let was_killed = text.contains("the simulated process is dead");
-        let happening = if was_killed { Happening::KilledInDisk } else { Happening::DiskFailed };
+        let device = &self.devices[number];
+        let is_full = matches!(error, StorageError::Full { .. });
+        if let (StorageError::Damaged { .. }, false) = (error, device.damage.flipped.is_empty()) {
+            // It starts again without what is damaged, and fetches that from others.
+            self.note(number, Happening::DamageMet, [0, 0], || text);
+            let mut choices = Choices::new(self.surroundings.plan.seed, "damage met", self.now_us);
+            return self.stop(number, crate::faults::Down::Process, &mut choices);
+        }
+        let Some(mut choices) = device.armed.clone().or_else(|| device.full.clone()) else {
+            return self.violate(format!("the storage of #{number} failed by itself: {text}"));
+        };
+        let happening = match (was_killed, is_full && device.full.is_some()) {
+            (true, _) => Happening::KilledInDisk,
+            (false, true) => Happening::DiskRefused,
+            (false, false) => Happening::DiskFailed,
+        };
         self.note(number, happening, [0, 0], || text);
-        let down = self.draw_down();
-        self.stop(number, down);
+        let down = crate::faults::draw_down(&mut choices);
+        self.stop(number, down, &mut choices);
     }
 
     /// Puts the device's next deadline into the queue, unless an earlier timer stands there.
@@ -370,57 +464,40 @@ impl World {
         }
     }
 
-    /// Does what a device wants.
+    /// Does what a device wants; of a liar, what it makes of it.
     fn fulfil(&mut self, number: usize, wish: Wish) {
+        match self.tamper(number, wish) {
+            Ok(wish) => self.fulfil_one(number, wish),
+            Err(lies) => lies.into_iter().for_each(|wish| self.fulfil_one(number, wish)),
+        }
+    }
+
+    pub(crate) fn fulfil_one(&mut self, number: usize, wish: Wish) {
         match wish {
             Wish::Request { peer, protocol, bytes, purpose } => self.request(number, peer, protocol, bytes, purpose),
-            Wish::Reply { exchange, bytes } => self.reply(number, exchange, bytes),
+            Wish::Reply { exchange, bytes, .. } => self.reply(number, exchange, bytes),
             Wish::Spread { frame, not_to } => self.spread(number, &frame, not_to),
-            Wish::Work(job) => {
+            Wish::Work { space, job } => {
                 let (shortest, longest) = self.plan().job_us;
-                let delay_us = self.network.between(shortest, longest);
+                let delay_us = self.timing.between(shortest, longest);
                 let boot = self.devices[number].boots;
                 self.note(number, Happening::WorkerStarted, [0, 0], String::new);
-                self.later(delay_us, Event::Work { device: number, boot, job: Box::new(job) });
+                self.later(delay_us, Event::Work { device: number, boot, space, job: Box::new(job) });
             }
-            Wish::Answered { token, result } => self.answered(number, token, result),
-            Wish::Changed { token, events } => self.changed(number, token, &events),
-            Wish::Invited { token, outcome } => self.invited(token, outcome),
+            Wish::Answered { space, token, result } => self.answered(number, space, token, result),
+            Wish::Changed { space, token, events } => self.changed(number, space, token, &events),
+            Wish::Invited { space, token, outcome } => self.invited(space, token, outcome),
+            Wish::Blamed { peer, why } => self.blamed(number, peer, &why),
             Wish::Note(happening, numbers) => self.note(number, happening, numbers, || format!("{numbers:?}")),
             Wish::Violation(text) => self.violate(format!("at #{number}: {text}")),
         }
     }
 
-    fn work(&mut self, device: usize, boot: u64, job: Job) {
+    fn work(&mut self, device: usize, boot: u64, space: usize, job: Job) {
         if !self.is_boot(device, boot) {
             return self.note(device, Happening::WorkerLost, [0, 0], String::new);
         }
         self.note(device, Happening::WorkerDone, [0, 0], String::new);
-        self.tell(device, Message::Worked(job.run()));
-    }
-
-    /// Checks after a step that nothing piles up, and remembers what is durable.
-    fn settled(&mut self, number: usize) {
-        let Some(running) = &self.devices[number].running else { return };
-        let engine = running.replica.core().engine();
-        let status = engine.status(running.replica.core().state());
-        let (pending, pulls) = (status.pending_bytes, status.pulls_in_flight);
-        let limit = syncline_sync::limits::GAPS_BYTES_MAX + syncline_sync::limits::STRANGERS_BYTES_MAX;
-        if pending > limit || pulls > syncline_sync::limits::PULLS_MAX {
-            self.violate(format!("#{number} keeps {pending} bytes of pending runs and {pulls} pulls in flight"));
-        }
-        let open = self.devices[number].running.as_ref().map_or(0, |running| running.open_work());
-        if open > EXCHANGES_PER_PAIR_MAX * self.devices.len() {
-            self.violate(format!("{open} requests and frames of peers pile up at #{number}"));
-        }
-        self.remember_durable(number);
-    }
-
-    /// Counts the requests between two devices that are under way.
-    pub(crate) fn check_exchanges(&mut self, from: usize, to: usize) {
-        let open = self.exchanges.values().filter(|exchange| (exchange.from, exchange.to) == (from, to)).count();
-        if open > EXCHANGES_PER_PAIR_MAX {
-            self.violate(format!("#{from} has {open} requests to #{to} under way"));
-        }
+        self.tell_space(device, space, SpaceInput::Worked(job.run()));
     }
 }

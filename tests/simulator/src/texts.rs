@@ -1,0 +1,141 @@
+//! Texts that one author writes, beside what a plain string would be after the same edits.
+//!
+//! An edit is certain once it is acknowledged. When its device stops before that, the text may have any of the states
+//! since the last certain one; the author reads it before writing on.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::random::Choices;
+
+/// Characters of which texts are made: of one to four bytes in UTF-8, and one that joins with the one before it.
+const CHARACTERS: [char; 8] = ['a', 'b', ' ', '\n', 'é', '\u{301}', '漢', '🦀'];
+/// Characters from which on more is deleted than inserted.
+const LONG: usize = 200;
+
+/// One author's text in one space.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Text {
+    /// The last certain state.
+    certain: String,
+    /// States that are asked for and not acknowledged, with the transactions that make them.
+    open: VecDeque<(u64, String)>,
+    /// What it may be, after a stop; empty when it is known.
+    possible: Vec<String>,
+    /// All states that it ever had or was asked to have.
+    history: BTreeSet<String>,
+}
+
+/// One edit of a text.
+#[derive(Debug, Clone)]
+pub(crate) struct TextEdit {
+    pub(crate) index: usize,
+    pub(crate) delete: usize,
+    pub(crate) insert: String,
+}
+
+impl Text {
+    /// Whether its author must read it before writing on.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        !self.possible.is_empty()
+    }
+
+    /// Draws the next edit and makes it on the string.
+    pub(crate) fn edit(&mut self, token: u64, choices: &mut Choices) -> TextEdit {
+        let before = self.open.back().map_or(&self.certain, |(_, text)| text);
+        let characters: Vec<char> = before.chars().collect();
+        let index = choices.below(characters.len() as u64 + 1) as usize;
+        let room = characters.len() - index;
+        let most = if characters.len() > LONG { room } else { room.min(4) };
+        let delete = choices.below(most as u64 + 1) as usize;
+        let insert: String = (0..choices.between(1, 12)).map(|_| choices.pick(&CHARACTERS)).collect();
+        let after: String = characters[..index]
+            .iter()
+            .copied()
+            .chain(insert.chars())
+            .chain(characters[index + delete..].iter().copied())
+            .collect();
+        self.history.insert(after.clone());
+        self.open.push_back((token, after));
+        TextEdit { index, delete, insert }
+    }
+
+    /// An edit is acknowledged; false when another one should have been first.
+    pub(crate) fn acknowledged(&mut self, token: u64) -> bool {
+        match self.open.pop_front() {
+            Some((first, text)) if first == token => {
+                self.certain = text;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// An edit was refused, and so will be those made on top of it.
+    pub(crate) fn refused(&mut self, token: u64) {
+        if let Some(at) = self.open.iter().position(|(other, _)| *other == token) {
+            self.open.truncate(at);
+        }
+    }
+
+    /// Its device stopped.
+    pub(crate) fn stopped(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        if self.possible.is_empty() {
+            self.possible.push(self.certain.clone());
+        }
+        self.possible.extend(self.open.drain(..).map(|(_, text)| text));
+    }
+
+    /// Its author read it: from here on it is known again. False when it cannot be this.
+    pub(crate) fn settled(&mut self, found: &str) -> bool {
+        if self.possible.is_empty() {
+            return true;
+        }
+        let is_possible = self.possible.iter().any(|text| text == found);
+        self.possible.clear();
+        found.clone_into(&mut self.certain);
+        is_possible
+    }
+
+    /// Whether it may be shown like this somewhere.
+    pub(crate) fn may_be_seen(&self, found: &str) -> bool {
+        found.is_empty() || self.history.contains(found)
+    }
+
+    /// Whether it may be this at the end.
+    pub(crate) fn may_end_as(&self, found: &str) -> bool {
+        if self.possible.is_empty() { self.certain == found } else { self.possible.iter().any(|text| text == found) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_one_of_its_open_states_after_a_stop() {
+        let (mut text, mut choices) = (Text::default(), Choices::new(1, "text", 0));
+        for token in 1..=3 {
+            text.edit(token, &mut choices);
+        }
+        assert!(text.acknowledged(1));
+        assert!(!text.clone().acknowledged(3));
+        let states: Vec<String> = text.open.iter().map(|(_, text)| text.clone()).collect();
+        text.stopped();
+        assert!(states.iter().all(|state| text.may_end_as(state)) && !text.may_end_as("other"));
+        assert!(text.settled(&states[0]) && !text.may_end_as(&states[1]));
+    }
+
+    #[test]
+    fn a_refused_edit_takes_those_on_top_with_it() {
+        let (mut text, mut choices) = (Text::default(), Choices::new(1, "text", 0));
+        for token in 1..=3 {
+            text.edit(token, &mut choices);
+        }
+        text.refused(2);
+        text.refused(3);
+        assert!(text.acknowledged(1) && text.open.is_empty());
+    }
+}
