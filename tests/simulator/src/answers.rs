@@ -29,7 +29,7 @@ impl World {
             });
             self.told(device, space, question.about, result);
         } else if let Err(error) = result {
-            self.violate(format!("#{device} opens no stream: {error}"));
+            self.unwatched(device, space, token, &error);
         }
     }
 
@@ -63,13 +63,14 @@ impl World {
 
     fn refused(&mut self, device: usize, space: usize, token: u64, error: &DocumentError) {
         self.note(device, Happening::Refused, [token, 0], || format!("{token}: {error}"));
-        let is_disk = self.devices[device].full.is_some() || self.devices[device].damage.is_healing(space);
+        let is_disk = self.may_fail_to_read(device, space) || self.devices[device].full.is_some();
         let ledger = &mut self.ledgers[space];
         let tried = ledger.tried.get_mut(&token).expect("it was just found");
         tried.fate = Fate::Refused;
         let refusal = tried.refusal;
         if tried.is_text {
-            ledger.texts.entry(device).or_default().refused(token);
+            let text = ledger.texts.entry(device).or_default();
+            if is_disk { text.lost_track() } else { text.refused(token) }
         }
         let misfit = |error: &DocumentError| {
             use DocumentError::{BadEdit, NotFound, Undone};
@@ -79,7 +80,8 @@ impl World {
             Refusal::Always => self.trace.count(Happening::RefusedRole, 1),
             Refusal::Stranger => self.trace.count(Happening::RefusedStranger, 1),
             Refusal::Misfit if misfit(error) => {}
-            _ if is_disk && matches!(error, DocumentError::Storage { .. } | DocumentError::Undone { .. }) => {
+            // What was made on top of something refused does not fit any more.
+            _ if is_disk && (is_unable(error) || misfit(error)) => {
                 self.trace.count(Happening::RefusedDisk, 1);
             }
             _ => self.violate(format!("#{device} refuses {token}, which it has to write: {error}")),
@@ -115,8 +117,16 @@ impl World {
         }
     }
 
+    /// Whether a device's disk is in a state in which it may be unable to show or write something.
+    pub(crate) fn may_fail_to_read(&self, device: usize, space: usize) -> bool {
+        self.devices[device].damage.is_healing(space) || self.devices[device].armed.is_some()
+    }
+
     fn told(&mut self, device: usize, space: usize, about: About, result: Result<Answer, DocumentError>) {
         let is_healing = self.devices[device].damage.is_healing(space);
+        if result.as_ref().is_err_and(is_unable) && self.may_fail_to_read(device, space) {
+            return self.trace.count(Happening::ReadUnable, 1);
+        }
         match (about, result) {
             (About::Document { key, .. }, Ok(Answer::Document(view))) => {
                 self.sees(device, space, &key, Some(&view.value));
@@ -136,7 +146,6 @@ impl World {
                 }
             }
             (About::Anything, Ok(_)) => {}
-            (About::Document { .. } | About::Anything, Err(DocumentError::Damaged { .. })) if is_healing => {}
             (About::Everything, Ok(Answer::List(list))) => self.told_everything(device, space, list),
             (About::Heads { key }, result) => {
                 let heads = match result {
@@ -232,6 +241,14 @@ impl World {
         }
     }
 
+    /// A stream does not begin, or ends: only where the disk fails.
+    pub(crate) fn unwatched(&mut self, device: usize, space: usize, token: u64, reason: &DocumentError) {
+        self.ledgers[space].streams.remove(&token);
+        if !self.may_fail_to_read(device, space) {
+            self.violate(format!("#{device} ends the stream {token}: {reason}"));
+        }
+    }
+
     /// Changes are shown to a watcher.
     pub(crate) fn changed(&mut self, device: usize, space: usize, token: u64, events: &[ChangeEvent]) {
         self.note(device, Happening::Changed, [token, events.len() as u64], String::new);
@@ -250,4 +267,9 @@ impl World {
         }
         self.tell_space(device, space, SpaceInput::Taken { token, events: events.len() });
     }
+}
+
+/// Whether an error says that the disk does not give or take something.
+fn is_unable(error: &DocumentError) -> bool {
+    matches!(error, DocumentError::Damaged { .. } | DocumentError::Storage { .. })
 }

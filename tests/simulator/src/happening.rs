@@ -167,6 +167,7 @@ happenings! {
     Read "read" required;
     ReadAnswered "read answered" required;
     ReadFailed "read answered by an error" required;
+    ReadUnable "read refused while the disk fails or is damaged" counted;
     ReadOwnWrite "own write read by its causal token" required;
     TokenForeign "causal token of before a restart refused" counted;
     Watched "stream of changes opened" required;

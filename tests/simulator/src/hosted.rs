@@ -145,7 +145,7 @@ impl Hosted {
             Output::Answer(token, result) => wishes.push(Wish::Answered { space, token, result }),
             Output::Change(token, events) => wishes.push(Wish::Changed { space, token, events }),
             Output::Unwatched(token, _, reason) => {
-                wishes.push(Wish::Violation(format!("the stream {token} ended: {reason}")));
+                wishes.push(Wish::Unwatched { space, token, reason });
             }
             Output::Work(job) => wishes.push(Wish::Work { space, job }),
             Output::Invited(token, outcome) => wishes.push(Wish::Invited { space, token, outcome }),

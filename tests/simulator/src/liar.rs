@@ -35,7 +35,7 @@ const FLOOD_REQUESTS: u64 = 40;
 /// A claim goes so far beyond what is held.
 const CLAIM_OPERATIONS: u64 = 1 << 40;
 /// One page in so many is far too large, since that takes long.
-const OVERSIZED_EVERY: u64 = 40;
+const OVERSIZED_EVERY: u64 = 3;
 
 /// What a gossip frame carries under its seal.
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,6 +96,13 @@ impl Liar {
         heard.get(at).cloned()
     }
 
+    /// Bytes without a meaning, which claim to be of a format that is known.
+    fn garbage(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = self.choices.bytes(length);
+        bytes[0] = 1;
+        bytes
+    }
+
     /// Another answer than the true one, with what kind of lie it is.
     fn answer(&mut self, exchange: u64, space: usize, ids: &[SpaceId], truth: &[u8]) -> Option<(Happening, Vec<u8>)> {
         let asked = self.asked.remove(&exchange)?;
@@ -104,7 +111,7 @@ impl Liar {
             self.hear(space, ids[space], page);
         }
         match self.choices.below(10) {
-            0 => return Some((Happening::LieMalformed, self.choices.bytes(40))),
+            0 => return Some((Happening::LieMalformed, self.garbage(40))),
             1 => {
                 let (busy, refused) = (Response::Busy, Response::NotServed);
                 let lie = if self.choices.chance(50) { busy } else { refused };
@@ -149,7 +156,7 @@ impl Liar {
                 Happening::LieForged
             }
             3 => {
-                page.runs.push(RunBytes(self.choices.bytes(200).into()));
+                page.runs.push(RunBytes(self.garbage(200).into()));
                 Happening::LieMalformedRun
             }
             4 => {
@@ -245,7 +252,7 @@ impl Liar {
                 bytes[last] ^= 1;
                 (Happening::LieSealedFrame, Sealed::Run(RunBytes(bytes.into())))
             }
-            3 => (Happening::LieSealedFrame, Sealed::Run(RunBytes(self.choices.bytes(90).into()))),
+            3 => (Happening::LieSealedFrame, Sealed::Run(RunBytes(self.garbage(90).into()))),
             4 => (Happening::LieStranger, Sealed::Run(RunBytes(self.own_run(id, 1)?.bytes().clone()))),
             5 => (Happening::LieGapped, Sealed::Run(RunBytes(self.own_run(id, 5)?.bytes().clone()))),
             _ => {
@@ -271,7 +278,7 @@ impl Liar {
         };
         let author = self.choices.pick(authors);
         match self.choices.below(4) {
-            0 => (Happening::LieRequest, self.choices.bytes(60)),
+            0 => (Happening::LieRequest, self.garbage(60)),
             1 => {
                 let range = Range { author, after: 0, after_id: None, through: CLAIM_OPERATIONS };
                 let request = Request::Pull { ranges: vec![range; RANGES_MAX], bytes_max: u32::MAX };

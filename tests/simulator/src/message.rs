@@ -121,6 +121,11 @@ pub(crate) enum Wish {
         token: u64,
         events: Vec<ChangeEvent>,
     },
+    Unwatched {
+        space: usize,
+        token: u64,
+        reason: DocumentError,
+    },
     Invited {
         space: usize,
         token: u64,

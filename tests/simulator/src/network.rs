@@ -15,6 +15,9 @@ const ANSWER_US_MAX: u64 = 20 * SECOND_US;
 /// Most requests of one device to another that may be under way at once.
 pub(crate) const EXCHANGES_PER_PAIR_MAX: usize = 24;
 
+/// Only pages of more bytes can have been cut short by their size.
+const GREAT_PAGE_BYTES: usize = syncline_sync::limits::PAGE_BYTES_MIN / 2;
+
 /// Two devices that connect when they can.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -220,6 +223,15 @@ impl World {
         }
         let happening = if bytes.is_some() { Happening::RequestAnswered } else { Happening::RequestFailed };
         let length = bytes.as_ref().map_or(0, Vec::len);
+        if let Some(page) =
+            bytes.as_ref().filter(|bytes| bytes.len() > GREAT_PAGE_BYTES).and_then(|bytes| page_of(bytes))
+        {
+            self.trace.count(Happening::PageResumed, u64::from(self.cut_short.remove(&(from, to))));
+            if page.more {
+                self.cut_short.insert((from, to));
+                self.note(from, Happening::PageCutShort, [to as u64, 0], || format!("by #{to}"));
+            }
+        }
         self.note(from, happening, [exchange, length as u64], || format!("{exchange} by #{to}, {length} bytes"));
         self.tell(from, Message::Answered { peer: to, purpose, bytes });
     }

@@ -136,7 +136,7 @@ impl Plan {
             edges,
             horizon_us,
             latency_us: (MILLISECOND_US / 2, slowest),
-            bandwidth: [None, None, Some(20_000), Some(1_000_000)][choices.below(4) as usize].filter(|_| !large),
+            bandwidth: [None, None, Some(60_000), Some(1_000_000)][choices.below(4) as usize].filter(|_| !large),
             job_us: (MILLISECOND_US, choices.pick(&[2, 50, 3000]) * MILLISECOND_US),
             step_us_max: choices.pick(&[1, 10, 100]) * MILLISECOND_US,
             segment_bytes: choices.pick(&[4 << 10, 32 << 10, 64 << 20]),
@@ -153,6 +153,10 @@ impl Plan {
             devices,
             spaces,
         };
+        if plan.bandwidth.is_some() {
+            // What takes longer than a request may take does not arrive at all.
+            (plan.request_timeout_ms, plan.large_values) = (30_000, false);
+        }
         if large {
             (plan.segment_bytes, plan.cache_bytes, plan.large_values) = (4 << 20, 64 << 20, false);
             plan.latency_us.1 = plan.latency_us.1.min(20 * MILLISECOND_US);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use syncline_model::planted::{Bug, acted, plant};
-use syncline_simulator::{Detail, run};
+use syncline_simulator::{Detail, Reduction, run};
 
 /// Seeds of one run in CI.
 pub(crate) const SEEDS: u64 = 5000;
@@ -84,7 +84,7 @@ fn look_for(bug: Bug, planting: &Planting) -> Found {
                     if seed >= planting.seeds {
                         break;
                     }
-                    let Some(violation) = run(seed, Detail::Hash).violation else { continue };
+                    let Some(violation) = run(seed, &Reduction::default(), Detail::Hash).violation else { continue };
                     let mut first = locked(&first);
                     // Seeds are given out in order, so whoever still runs an earlier one gets to say it.
                     if first.as_ref().is_none_or(|(earliest, _)| seed < *earliest) {
@@ -98,7 +98,7 @@ fn look_for(bug: Bug, planting: &Planting) -> Found {
     let acted = acted();
     plant(None);
     // A seed that fails without the bug says nothing about it.
-    let caught = caught.filter(|(seed, _)| run(*seed, Detail::Hash).violation.is_none());
+    let caught = caught.filter(|(seed, _)| run(*seed, &Reduction::default(), Detail::Hash).violation.is_none());
     Found { bug, caught, acted }
 }
 

@@ -21,6 +21,10 @@ pub(crate) struct Text {
     open: VecDeque<(u64, String)>,
     /// What it may be, after a stop; empty when it is known.
     possible: Vec<String>,
+    /// An edit failed for a reason of the disk, so that those after it may have been made on another text or not.
+    is_unknown: bool,
+    /// That has ever been so.
+    was_unknown: bool,
     /// All states that it ever had or was asked to have.
     history: BTreeSet<String>,
 }
@@ -36,7 +40,7 @@ pub(crate) struct TextEdit {
 impl Text {
     /// Whether its author must read it before writing on.
     pub(crate) fn is_uncertain(&self) -> bool {
-        !self.possible.is_empty()
+        !self.possible.is_empty() || self.is_unknown
     }
 
     /// Draws the next edit and makes it on the string.
@@ -66,7 +70,7 @@ impl Text {
                 self.certain = text;
                 true
             }
-            _ => false,
+            _ => self.was_unknown,
         }
     }
 
@@ -75,6 +79,12 @@ impl Text {
         if let Some(at) = self.open.iter().position(|(other, _)| *other == token) {
             self.open.truncate(at);
         }
+    }
+
+    /// An edit failed for a reason of the disk.
+    pub(crate) fn lost_track(&mut self) {
+        self.open.clear();
+        (self.is_unknown, self.was_unknown) = (true, true);
     }
 
     /// Its device stopped.
@@ -90,10 +100,11 @@ impl Text {
 
     /// Its author read it: from here on it is known again. False when it cannot be this.
     pub(crate) fn settled(&mut self, found: &str) -> bool {
-        if self.possible.is_empty() {
+        if !self.is_uncertain() {
             return true;
         }
-        let is_possible = self.possible.iter().any(|text| text == found);
+        let is_possible = self.was_unknown || self.possible.iter().any(|text| text == found);
+        self.is_unknown = false;
         self.possible.clear();
         found.clone_into(&mut self.certain);
         is_possible
@@ -101,12 +112,17 @@ impl Text {
 
     /// Whether it may be shown like this somewhere.
     pub(crate) fn may_be_seen(&self, found: &str) -> bool {
-        found.is_empty() || self.history.contains(found)
+        found.is_empty() || self.was_unknown || self.history.contains(found)
     }
 
     /// Whether it may be this at the end.
     pub(crate) fn may_end_as(&self, found: &str) -> bool {
-        if self.possible.is_empty() { self.certain == found } else { self.possible.iter().any(|text| text == found) }
+        let may = if self.possible.is_empty() {
+            self.certain == found
+        } else {
+            self.possible.iter().any(|text| text == found)
+        };
+        may || self.was_unknown
     }
 }
 

@@ -92,6 +92,8 @@ pub(crate) struct World {
     pub(crate) under_way: BTreeMap<(usize, usize), usize>,
     /// Pages to come in whose middle their connection is cut.
     pub(crate) page_cuts: u64,
+    /// Who waits for what follows a page that its size cut short, and from whom.
+    pub(crate) cut_short: BTreeSet<(usize, usize)>,
     /// One for each space.
     pub(crate) ledgers: Vec<Ledger>,
     pub(crate) timing: Choices,
@@ -124,6 +126,7 @@ impl World {
             exchanges: BTreeMap::new(),
             under_way: BTreeMap::new(),
             page_cuts: 0,
+            cut_short: BTreeSet::new(),
             ledgers,
             timing,
             healed: false,
@@ -198,6 +201,11 @@ impl World {
         (0..self.ledgers.len()).map(held).sum()
     }
 
+    /// Operations that all devices hold together.
+    fn held(&self) -> u64 {
+        self.ledgers.iter().flat_map(|ledger| ledger.durable.values()).map(|vector| vector.operations()).sum()
+    }
+
     pub(crate) fn into_trace(self) -> Trace {
         self.trace
     }
@@ -251,6 +259,20 @@ impl World {
 
     fn run_until_agreed(&mut self) -> Result<(), Violation> {
         let healed_us = self.now_us;
+        loop {
+            self.run_until_first_agreed(healed_us)?;
+            // What is still under way must not change anything any more, but that a liar may join late.
+            let operations = self.held();
+            self.run_until(self.now_us + 2 * SECOND_US)?;
+            match self.disagreement() {
+                None => return Ok(()),
+                Some(_) if self.held() > operations => {}
+                Some(difference) => return Err(Violation(format!("agreement was lost again: {difference}"))),
+            }
+        }
+    }
+
+    fn run_until_first_agreed(&mut self, healed_us: u64) -> Result<(), Violation> {
         while let Some(difference) = self.disagreement() {
             if self.now_us >= healed_us + AGREEMENT_US_MAX {
                 let seconds = AGREEMENT_US_MAX / SECOND_US;
@@ -260,12 +282,7 @@ impl World {
         }
         self.agreed_after_us = self.agreed_after_us.max(self.now_us - healed_us);
         self.note(0, Happening::Converged, [0, 0], String::new);
-        // What is still under way must not change anything any more.
-        self.run_until(self.now_us + 2 * SECOND_US)?;
-        match self.disagreement() {
-            None => Ok(()),
-            Some(difference) => Err(Violation(format!("agreement was lost again: {difference}"))),
-        }
+        Ok(())
     }
 
     /// Lets time pass until all questions are answered.
@@ -486,6 +503,7 @@ impl World {
             }
             Wish::Answered { space, token, result } => self.answered(number, space, token, result),
             Wish::Changed { space, token, events } => self.changed(number, space, token, &events),
+            Wish::Unwatched { space, token, reason } => self.unwatched(number, space, token, &reason),
             Wish::Invited { space, token, outcome } => self.invited(space, token, outcome),
             Wish::Blamed { peer, why } => self.blamed(number, peer, &why),
             Wish::Note(happening, numbers) => self.note(number, happening, numbers, || format!("{numbers:?}")),
