@@ -137,7 +137,7 @@ impl World {
                 }
             }
             (About::OwnWrite { key, boot }, result) => self.told_own_write(device, space, &key, boot, result),
-            (About::OwnText, result) => self.told_own_text(device, space, result),
+            (About::OwnText, result) => self.told_own_text(device, space, &result),
             (About::Pairs, Ok(Answer::List(list))) => self.told_pairs(device, space, &list),
             (About::Anything, Err(DocumentError::NotFound { .. })) => {}
             (About::Anything, Ok(Answer::List(list))) => {
@@ -194,11 +194,11 @@ impl World {
     }
 
     /// The author of a text learns what became of its last edits.
-    fn told_own_text(&mut self, device: usize, space: usize, result: Result<Answer, DocumentError>) {
+    fn told_own_text(&mut self, device: usize, space: usize, result: &Result<Answer, DocumentError>) {
         if self.devices[device].damage.is_healing(space) {
             return;
         }
-        let found = match &result {
+        let found = match result {
             Ok(Answer::Document(view)) => view.value["text"].as_str().unwrap_or_default(),
             Err(DocumentError::NotFound { .. }) => "",
             other => return self.violate(format!("#{device} cannot show its text: {other:?}")),
@@ -271,5 +271,5 @@ impl World {
 
 /// Whether an error says that the disk does not give or take something.
 fn is_unable(error: &DocumentError) -> bool {
-    matches!(error, DocumentError::Damaged { .. } | DocumentError::Storage { .. })
+    matches!(error, DocumentError::Damaged { .. } | DocumentError::Storage { .. } | DocumentError::NoRoom)
 }

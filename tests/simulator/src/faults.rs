@@ -16,7 +16,7 @@ const SILENCE_US_MAX: u64 = 12 * SECOND_US;
 const KILL_WITHIN_CALLS: u64 = 12;
 
 /// What follows from something that went wrong.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Later {
     /// A stop that was prepared did not come by itself.
     Overdue { device: usize, boot: u64 },

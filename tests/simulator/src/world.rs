@@ -426,9 +426,10 @@ impl World {
         device.spaces.insert(space, Some(ticket.clone()));
         let Some(running) = &mut device.running else {
             // One that is down takes it up when it starts again.
-            return if device.boots == 0 {
-                self.start(number)
-            };
+            if device.boots == 0 {
+                self.start(number);
+            }
+            return;
         };
         let mut wishes = Vec::new();
         let clock = running.clock(now_us);
