@@ -2,6 +2,7 @@
 
 mod file;
 mod memory;
+mod recording;
 
 #[cfg(test)]
 mod conformance;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 pub use file::FileDisk;
 pub use memory::{DiskOperation, Fault, FaultKind, MemoryDisk};
+pub use recording::{CrashImage, Fate, History, RecordingDisk};
 
 /// Who may read a file that is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
