@@ -4,7 +4,9 @@
 //! mixture. Whoever keeps something here therefore records in the same batch up to where in the log it is complete.
 
 mod gathered;
+mod guard;
 mod memory;
+mod redb;
 mod sled;
 
 #[cfg(test)]
@@ -16,11 +18,41 @@ use std::sync::Arc;
 
 pub use self::gathered::GatheredIndex;
 pub use self::memory::MemoryIndex;
+pub use self::redb::RedbIndex;
 pub use self::sled::SledIndex;
 use crate::layout::{Area, area_key, successor};
 
 /// Entries removed in one batch when a whole range goes.
 const REMOVALS_PER_BATCH: usize = 4096;
+
+/// Which store keeps the index of a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum IndexKind {
+    /// sled.
+    #[default]
+    Sled,
+    /// redb.
+    Redb,
+}
+
+impl IndexKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Sled, Self::Redb];
+
+    /// Its name, as it stands in the format marker of a data directory.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sled => "sled",
+            Self::Redb => "redb",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
 
 /// Why a call on the index failed.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,8 @@
 //! ```text
 //! DIR/lock                        held while a process uses the directory; names that process
 //! DIR/format                      marks a data directory and its version
-//! DIR/index/                      sled
+//! DIR/index/                      sled, or
+//! DIR/index-redb/                 redb
 //! DIR/index.damaged-N/            an index that did not open, kept for inspection
 //! DIR/node/<name>                 small files of the node: device key, configuration
 //! DIR/spaces/<id>/<name>          small files of a space: its keys
@@ -31,7 +32,7 @@ mod store;
 
 pub use disk::{Disk, DiskFile, FileDisk, MemoryDisk};
 pub use error::StorageError;
-pub use index::{Batch, GatheredIndex, Index, IndexError, MemoryIndex, SledIndex, SpaceIndex};
+pub use index::{Batch, GatheredIndex, Index, IndexError, IndexKind, MemoryIndex, RedbIndex, SledIndex, SpaceIndex};
 pub use layout::Area;
 pub use log::{
     AppendLimits, ArrivalPage, AuthorRange, Findings, Incarnation, LogReader, LogStats, SpaceLog, StoredRun,

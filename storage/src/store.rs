@@ -10,7 +10,7 @@ use syncline_model::SpaceId;
 
 use crate::disk::{Access, Disk, FileDisk};
 use crate::error::StorageError;
-use crate::index::{Batch, Index, IndexError, SledIndex, SpaceIndex, remove_range};
+use crate::index::{Batch, Index, IndexError, IndexKind, RedbIndex, SledIndex, SpaceIndex, remove_range};
 use crate::layout::{
     Area, LAYOUT_VERSION, NODE_NUMBER, SpaceEntry, area_key, decode_u32, number_end, space_suffix, successor,
 };
@@ -23,7 +23,8 @@ const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "format";
 const FORMAT_TITLE: &str = "syncline data directory";
 const LOCK_FILE: &str = "lock";
-const INDEX_DIRECTORY: &str = "index";
+/// In the format marker, before the name of the index when it is not sled.
+const INDEX_LINE: &str = "index ";
 /// A file of this name asks the next start to make the index anew.
 const CONDEMNED_FILE: &str = "index.condemned";
 const DAMAGED_PREFIX: &str = "index.damaged-";
@@ -41,6 +42,8 @@ const HOLDER_BYTES_MAX: u64 = 64;
 pub struct OpenOptions {
     /// Whether to create the directory when there is none.
     pub create: bool,
+    /// What keeps the index of a directory that is created; an existing one has its own.
+    pub index: IndexKind,
     /// When segments end and when the disk counts as full.
     pub limits: AppendLimits,
 }
@@ -64,19 +67,23 @@ impl Store {
         prepare_directory(path, options.create)?;
         let lock = Arc::new(lock_directory(path)?);
         let disk: Arc<dyn Disk> = Arc::new(FileDisk::new(path));
-        check_format(&*disk)?;
-        if is_condemned(&*disk)? {
-            put_index_aside(&*disk, progress)?;
+        let kind = check_format(&*disk, options.index)?;
+        // What a conversion that was cut short left over.
+        for other in IndexKind::ALL.into_iter().filter(|other| *other != kind) {
+            remove_directory_if_there(&*disk, index_directory(other))?;
         }
-        match Self::open_index(path, &lock, &disk, options) {
+        if is_condemned(&*disk)? {
+            put_index_aside(&*disk, kind, progress)?;
+        }
+        match Self::open_index(path, kind, &lock, &disk, options) {
             // Putting aside what another process uses would take it away from that one.
             Err(StorageError::Index(IndexError::Locked)) => {
                 Err(StorageError::InUse { path: path.to_owned(), holder: "another process (its index)".to_owned() })
             }
             Err(StorageError::Index(error)) => {
                 tracing::warn!("the index does not open and is made anew: {error}");
-                put_index_aside(&*disk, progress)?;
-                Self::open_index(path, &lock, &disk, options)
+                put_index_aside(&*disk, kind, progress)?;
+                Self::open_index(path, kind, &lock, &disk, options)
             }
             other => other,
         }
@@ -84,17 +91,49 @@ impl Store {
 
     fn open_index(
         path: &Path,
+        kind: IndexKind,
         lock: &Arc<File>,
         disk: &Arc<dyn Disk>,
         options: OpenOptions,
     ) -> Result<Self, StorageError> {
-        let index = SledIndex::open(&path.join(INDEX_DIRECTORY))?.holding(lock.clone());
-        Self::assemble(disk.clone(), Arc::new(index), options)
+        let directory = path.join(index_directory(kind));
+        let index: Arc<dyn Index> = match kind {
+            IndexKind::Sled => Arc::new(SledIndex::open(&directory)?.holding(lock.clone())),
+            IndexKind::Redb => Arc::new(RedbIndex::open(&directory)?.holding(lock.clone())),
+        };
+        Self::assemble(disk.clone(), index, options)
+    }
+
+    /// Gives a data directory that nobody uses an index of another kind, made from the logs.
+    ///
+    /// It counts only once it is complete and durable; the old one is removed then. What others derived and kept in
+    /// the old index is gone, as whenever an index is made anew.
+    pub fn convert_index(path: &Path, to: IndexKind, progress: &mut dyn FnMut(Progress)) -> Result<(), StorageError> {
+        prepare_directory(path, false)?;
+        let lock = Arc::new(lock_directory(path)?);
+        let disk: Arc<dyn Disk> = Arc::new(FileDisk::new(path));
+        let from = check_format(&*disk, to)?;
+        if from == to {
+            return Ok(());
+        }
+        if is_condemned(&*disk)? {
+            // Otherwise the mark would be spent on the new one.
+            put_index_aside(&*disk, from, progress)?;
+        }
+        remove_directory_if_there(&*disk, index_directory(to))?;
+        let store = Self::open_index(path, to, &lock, &disk, OpenOptions::default())?;
+        for space in store.spaces()? {
+            store.open_space(space, progress)?.close()?;
+        }
+        store.flush()?;
+        drop(store);
+        write_format(&*disk, to)?;
+        remove_directory_if_there(&*disk, index_directory(from))
     }
 
     /// A store on a given disk and index, as a simulator needs it. Nothing locks the disk.
     pub fn assemble(disk: Arc<dyn Disk>, index: Arc<dyn Index>, options: OpenOptions) -> Result<Self, StorageError> {
-        check_format(&*disk)?;
+        check_format(&*disk, options.index)?;
         for directory in [NODE_DIRECTORY, SPACES_DIRECTORY] {
             disk.create_directory(directory).map_err(StorageError::io("create", directory))?;
         }
@@ -381,6 +420,10 @@ fn stored_spaces(disk: &dyn Disk) -> Result<Vec<SpaceId>, StorageError> {
 fn remove_directory_if_there(disk: &dyn Disk, path: &str) -> Result<(), StorageError> {
     match disk.remove_directory(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        // Something else of that name is in the way all the same.
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            disk.remove_file(path).map_err(StorageError::io("remove", path))
+        }
         other => other.map_err(StorageError::io("remove", path)),
     }
 }
@@ -395,12 +438,11 @@ fn remove_leftovers(disk: &dyn Disk) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Reads the format marker, or writes one where none is.
-fn check_format(disk: &dyn Disk) -> Result<(), StorageError> {
+/// Reads the format marker, or writes one where none is; returns what keeps the index.
+fn check_format(disk: &dyn Disk, new: IndexKind) -> Result<IndexKind, StorageError> {
     let unreadable = || StorageError::Unreadable { path: FORMAT_FILE.to_owned(), reason: "it is not a format marker" };
     let Some(bytes) = read_whole(disk, FORMAT_FILE)? else {
-        let text = format!("{FORMAT_TITLE}\nformat {FORMAT}\n");
-        return write_whole(disk, "", FORMAT_FILE, text.as_bytes(), Access::Default);
+        return write_format(disk, new).map(|()| new);
     };
     let text = String::from_utf8(bytes).map_err(|_| unreadable())?;
     let mut lines = text.lines();
@@ -412,9 +454,26 @@ fn check_format(disk: &dyn Disk) -> Result<(), StorageError> {
                 let what = "the data directory".to_owned();
                 return Err(StorageError::NewerFormat { what, found: format, known: FORMAT });
             }
-            Ok(())
+            let Some(line) = lines.next() else { return Ok(IndexKind::Sled) };
+            line.strip_prefix(INDEX_LINE).and_then(IndexKind::named).ok_or_else(unreadable)
         }
         _ => Err(unreadable()),
+    }
+}
+
+fn write_format(disk: &dyn Disk, index: IndexKind) -> Result<(), StorageError> {
+    let mut text = format!("{FORMAT_TITLE}\nformat {FORMAT}\n");
+    if index != IndexKind::Sled {
+        text.push_str(&format!("{INDEX_LINE}{}\n", index.name()));
+    }
+    write_whole(disk, "", FORMAT_FILE, text.as_bytes(), Access::Default)
+}
+
+/// The directory of an index of this kind.
+fn index_directory(kind: IndexKind) -> &'static str {
+    match kind {
+        IndexKind::Sled => "index",
+        IndexKind::Redb => "index-redb",
     }
 }
 
@@ -471,9 +530,10 @@ fn lock_directory(path: &Path) -> Result<File, StorageError> {
 }
 
 /// Moves the index aside so that a new one is made.
-fn put_index_aside(disk: &dyn Disk, progress: &mut dyn FnMut(Progress)) -> Result<(), StorageError> {
+fn put_index_aside(disk: &dyn Disk, kind: IndexKind, progress: &mut dyn FnMut(Progress)) -> Result<(), StorageError> {
+    let directory = index_directory(kind);
     let names = disk.list("").map_err(StorageError::io("list", "the data directory"))?;
-    if !names.iter().any(|name| name == INDEX_DIRECTORY) {
+    if !names.iter().any(|name| name == directory) {
         return Ok(());
     }
     let number = |name: &String| name.strip_prefix(DAMAGED_PREFIX).and_then(|number| number.parse::<u32>().ok());
@@ -484,7 +544,7 @@ fn put_index_aside(disk: &dyn Disk, progress: &mut dyn FnMut(Progress)) -> Resul
         remove_directory_if_there(disk, &format!("{DAMAGED_PREFIX}{}", numbers.remove(0)))?;
     }
     let aside = format!("{DAMAGED_PREFIX}{next}");
-    disk.rename(INDEX_DIRECTORY, &aside).map_err(StorageError::io("name", &aside))?;
+    disk.rename(directory, &aside).map_err(StorageError::io("name", &aside))?;
     disk.sync_directory("").map_err(StorageError::io("sync", "the data directory"))?;
     progress(Progress { activity: Activity::IndexPutAside, space: None, done: 0, total: 0 });
     Ok(())

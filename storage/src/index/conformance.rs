@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::{Batch, Index, MemoryIndex, SledIndex, SpaceIndex, remove_range};
+use super::{Batch, Index, MemoryIndex, RedbIndex, SledIndex, SpaceIndex, remove_range};
+use crate::disk::MemoryDisk;
 use crate::layout::Area;
 
 const AREA: Area = Area::external(0x20);
@@ -106,6 +107,42 @@ fn sled_conforms_and_keeps_what_was_flushed() {
     drop(index);
     let index = SledIndex::open(directory.path()).unwrap();
     assert_eq!(index.value(b"a").unwrap().as_deref(), Some(&b"last"[..]));
+}
+
+#[test]
+fn redb_conforms_and_keeps_what_was_flushed() {
+    let directory = tempfile::tempdir().unwrap();
+    let index: Arc<dyn Index> = Arc::new(RedbIndex::open(directory.path()).unwrap());
+    check(&index);
+    drop(index);
+    let index = RedbIndex::open(directory.path()).unwrap();
+    assert_eq!(index.value(b"a").unwrap().as_deref(), Some(&b"last"[..]));
+}
+
+#[test]
+fn a_power_loss_takes_redb_back_to_whole_batches() {
+    for kept in 0..40 {
+        let disk = MemoryDisk::new();
+        let index = RedbIndex::open_on(&disk, "").unwrap();
+        put_all(&index, &[("a", "1"), ("b", "1")]);
+        index.flush().unwrap();
+        put_all(&index, &[("a", "2"), ("b", "2")]);
+        put_all(&index, &[("a", "3"), ("b", "3")]);
+        if kept % 2 == 0 {
+            // Somewhere on the way to being durable, too.
+            disk.kill_after(kept / 2);
+            drop(index.flush());
+        }
+        let mut choice = kept;
+        disk.lose_power(&mut |bound| {
+            choice = choice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (choice >> 33) % bound
+        });
+        drop(index);
+        let index = RedbIndex::open_on(&disk, "").unwrap();
+        let (a, b) = (index.value(b"a").unwrap(), index.value(b"b").unwrap());
+        assert!(a.is_some() && a == b, "{kept}: {a:?} and {b:?} were written together");
+    }
 }
 
 #[test]

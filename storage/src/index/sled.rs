@@ -1,12 +1,11 @@
 //! The index in sled, one tree.
 
-use std::any::Any;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::guard::guarded;
 use super::{Batch, Index, IndexError, KeyValue, Visit};
 
 /// Bytes of memory that sled may keep pages in. The operating system caches the files besides.
@@ -65,7 +64,7 @@ impl Index for SledIndex {
             return Ok(());
         }
         // The visitor runs outside of the guard: its panics are not sled's.
-        let mut entries = guarded(|| Ok(self.db.range(from..to)))?;
+        let mut entries = guarded(|| sled::Result::Ok(self.db.range(from..to)))?;
         while let Some((key, value)) = guarded(|| entries.next().transpose())? {
             if visit(&key, &value).is_break() {
                 break;
@@ -102,20 +101,7 @@ impl Index for SledIndex {
     }
 }
 
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
-    // After a panic the index is never used again: its owner condemns it and the next start makes a new one.
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(|error| IndexError::Failed(Box::new(error))),
-        Err(panic) => Err(IndexError::Panicked(panic_message(&*panic))),
-    }
-}
-
 /// Whether the database is held, by its own lock. Sled says so in words only.
 fn is_locked(error: &IndexError) -> bool {
     matches!(error, IndexError::Failed(cause) if cause.to_string().contains("could not acquire lock"))
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

@@ -10,6 +10,7 @@ use super::workload::{Author, INCARNATION, Machine, SPACE, sequences, shown};
 
 const CREATE: OpenOptions = OpenOptions {
     create: true,
+    index: syncline_storage::IndexKind::Sled,
     limits: syncline_storage::AppendLimits { segment_bytes: 64 << 20, reserve_bytes: 1000 },
 };
 

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod directory;
 mod images;
+mod index_files;
 mod measure;
 mod oracle;
 mod reading;

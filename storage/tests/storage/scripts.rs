@@ -292,5 +292,5 @@ impl Running {
 /// A store with small segments.
 pub(crate) fn start(disk: Arc<dyn Disk>, index: Arc<dyn Index>, sizes: Sizes) -> Result<Store, StorageError> {
     let limits = AppendLimits { segment_bytes: sizes.segment_bytes, reserve_bytes: 1000 };
-    Store::assemble(disk, index, OpenOptions { create: true, limits })
+    Store::assemble(disk, index, OpenOptions { create: true, limits, ..OpenOptions::default() })
 }

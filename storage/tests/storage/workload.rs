@@ -69,7 +69,11 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn start(&self, segment_bytes: u32) -> Result<Store, StorageError> {
         let limits = AppendLimits { segment_bytes, reserve_bytes: 1000 };
-        Store::assemble(Arc::new(self.disk.clone()), Arc::new(self.index.clone()), OpenOptions { create: true, limits })
+        Store::assemble(
+            Arc::new(self.disk.clone()),
+            Arc::new(self.index.clone()),
+            OpenOptions { create: true, limits, ..OpenOptions::default() },
+        )
     }
 
     /// A new machine with an open, empty log.
