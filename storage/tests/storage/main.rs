@@ -4,6 +4,7 @@ mod append;
 mod crash;
 mod damage;
 mod directory;
+mod failures;
 mod images;
 mod index_files;
 mod measure;

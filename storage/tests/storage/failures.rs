@@ -1,0 +1,485 @@
+//! Failing calls, one by one: at every call of a workload in turn the disk fails in every way it can.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use syncline_model::{OperationId, VerifiedRun};
+use syncline_storage::disk::{Access, DiskOperation, Fault, FaultKind};
+use syncline_storage::{
+    Batch, Disk, DiskFile, FileScope, Index, IndexError, MemoryDisk, MemoryIndex, SpaceLog, StorageError, Store,
+};
+
+use super::scripts::{SMALL, start};
+use super::workload::{Author, INCARNATION, SPACE, shown};
+
+/// How the chosen call fails, and whether those after it do as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Failure {
+    kind: FaultKind,
+    lasting: bool,
+}
+
+/// When a disk fails, and how often it was called.
+#[derive(Debug, Default)]
+struct Schedule {
+    calls: u64,
+    fail_at: Option<(u64, Failure)>,
+    fired: u64,
+}
+
+impl Schedule {
+    /// Whether the call that fails was made.
+    fn has_come(&self) -> bool {
+        self.fail_at.is_some_and(|(at, _)| self.calls >= at)
+    }
+}
+
+/// A disk in memory of which any call fails, reads included.
+#[derive(Debug, Clone)]
+struct FailingDisk {
+    disk: MemoryDisk,
+    schedule: Arc<Mutex<Schedule>>,
+}
+
+impl FailingDisk {
+    fn new(disk: MemoryDisk) -> Self {
+        Self { disk, schedule: Arc::default() }
+    }
+
+    fn schedule(&self) -> std::sync::MutexGuard<'_, Schedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The call numbered `at` from now on fails.
+    fn fail_at(&self, at: u64, failure: Failure) {
+        let mut schedule = self.schedule();
+        schedule.fail_at = Some((schedule.calls + at, failure));
+    }
+
+    fn heal(&self) {
+        self.schedule().fail_at = None;
+    }
+
+    /// Makes the disk below fail this call, if its turn has come.
+    fn call(&self, operation: Option<DiskOperation>) -> io::Result<()> {
+        let mut schedule = self.schedule();
+        schedule.calls += 1;
+        let calls = schedule.calls;
+        let due = schedule.fail_at.filter(|(at, failure)| calls == *at || failure.lasting && calls > *at);
+        let Some((_, Failure { kind, .. })) = due else { return Ok(()) };
+        // A full disk still takes a name away, a shorter length, and reads.
+        let spared = matches!(
+            operation,
+            None | Some(DiskOperation::Read | DiskOperation::Remove | DiskOperation::Truncate | DiskOperation::Rename)
+        );
+        if kind == FaultKind::Full && spared {
+            return Ok(());
+        }
+        schedule.fired += 1;
+        match operation {
+            Some(operation) => self.disk.inject(Fault { operation, skip: 0, kind }),
+            None => return Err(io::Error::other("simulated disk failure")),
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct FailingFile {
+    disk: FailingDisk,
+    file: Arc<dyn DiskFile>,
+}
+
+impl Disk for FailingDisk {
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.call(Some(DiskOperation::Read))?;
+        Ok(Arc::new(FailingFile { disk: self.clone(), file: self.disk.open(path)? }))
+    }
+
+    fn create(&self, path: &str, access: Access) -> io::Result<Arc<dyn DiskFile>> {
+        self.call(Some(DiskOperation::Create))?;
+        Ok(Arc::new(FailingFile { disk: self.clone(), file: self.disk.create(path, access)? }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.call(Some(DiskOperation::Rename))?;
+        self.disk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.call(Some(DiskOperation::Remove))?;
+        self.disk.remove_file(path)
+    }
+
+    fn remove_directory(&self, path: &str) -> io::Result<()> {
+        self.call(Some(DiskOperation::Remove))?;
+        self.disk.remove_directory(path)
+    }
+
+    fn create_directory(&self, path: &str) -> io::Result<()> {
+        self.call(Some(DiskOperation::CreateDirectory))?;
+        self.disk.create_directory(path)
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        self.call(Some(DiskOperation::Read))?;
+        self.disk.list(path)
+    }
+
+    fn sync_directory(&self, path: &str) -> io::Result<()> {
+        self.call(Some(DiskOperation::SyncDirectory))?;
+        self.disk.sync_directory(path)
+    }
+
+    fn available_bytes(&self) -> io::Result<u64> {
+        self.call(None)?;
+        self.disk.available_bytes()
+    }
+}
+
+impl DiskFile for FailingFile {
+    fn length(&self) -> io::Result<u64> {
+        self.disk.call(None)?;
+        self.file.length()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.disk.call(Some(DiskOperation::Read))?;
+        self.file.read_at(offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.call(Some(DiskOperation::Write))?;
+        self.file.write_at(offset, bytes)
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.disk.call(Some(DiskOperation::Truncate))?;
+        self.file.truncate(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.call(Some(DiskOperation::Sync))?;
+        self.file.sync()
+    }
+}
+
+/// An index of which any call fails.
+#[derive(Debug, Clone)]
+struct FailingIndex {
+    index: MemoryIndex,
+    /// Calls until the one that fails.
+    left: Arc<Mutex<Option<u64>>>,
+}
+
+impl FailingIndex {
+    fn call(&self) -> Result<(), IndexError> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        match left.as_mut() {
+            Some(0) => {
+                *left = None;
+                Err(IndexError::Failed("simulated failure of the index".into()))
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+impl Index for FailingIndex {
+    fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        self.call()?;
+        self.index.value(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: syncline_storage::index::Visit<'_>) -> Result<(), IndexError> {
+        self.call()?;
+        self.index.scan(from, to, visit)
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, IndexError> {
+        self.call()?;
+        self.index.last(from, to)
+    }
+
+    fn apply(&self, batch: Batch) -> Result<(), IndexError> {
+        self.call()?;
+        self.index.apply(batch)
+    }
+
+    fn flush(&self) -> Result<(), IndexError> {
+        self.call()?;
+        self.index.flush()
+    }
+
+    fn size_bytes(&self) -> Result<u64, IndexError> {
+        self.index.size_bytes()
+    }
+}
+
+/// What a workload was told.
+#[derive(Debug, Default)]
+struct Told {
+    created: bool,
+    /// Runs handed in, in order; one that was refused stands here only once it was taken.
+    handed_in: Vec<OperationId>,
+    /// Runs of appends that were refused and not repeated.
+    refused: Vec<OperationId>,
+    acknowledged: usize,
+    /// What the keys may be, the last written for sure at the end.
+    keys: Vec<Vec<u8>>,
+    /// The log said that it takes no more.
+    poisoned: bool,
+    failures: usize,
+}
+
+const FIRST_KEYS: &[u8] = b"secret";
+
+/// Writes as a space does: what is refused is tried once more, until the log says that it has stopped.
+fn write(store: &Store, told: &mut Told, authors: &mut [Author]) -> Result<(), StorageError> {
+    let mut log = store.open_space(SPACE, &mut |_| {})?;
+    let first = ids(&log)?;
+    assert!(first.len() >= told.acknowledged && told.handed_in.starts_with(&first));
+    // Its authors go on from what they handed in, so all of it has to be there.
+    assert_eq!(first.len(), told.handed_in.len());
+    for (round, payload) in [150, 400, 900, 60].into_iter().enumerate() {
+        let count = 1 + round % authors.len();
+        let runs: Vec<VerifiedRun> = authors[..count].iter_mut().map(|author| author.write(payload)).collect();
+        append(&mut log, &runs, told)?;
+        sync(&mut log, told)?;
+    }
+    let keys = vec![7; 300];
+    told.keys.push(keys.clone());
+    let written = store.files().write_secret(FileScope::Space(SPACE), "keys", &keys);
+    match written {
+        Ok(()) => told.keys = vec![keys],
+        Err(_) => told.failures += 1,
+    }
+    told.failures += usize::from(log.close().is_err());
+    Ok(())
+}
+
+/// What a log shows, as long as reading it does not fail; nothing is ever taken for damaged.
+fn ids(log: &SpaceLog) -> Result<Vec<OperationId>, StorageError> {
+    let mut found = Vec::new();
+    log.replay(None, &mut |position, summary| found.push((position, summary.last_id())))?;
+    let reader = log.reader();
+    for (position, id) in &found {
+        match reader.run_by_position(*position) {
+            Ok(run) => assert_eq!(run.map(|run| run.last_id()), Some(*id)),
+            Err(StorageError::Damaged { .. }) => panic!("a failed read is no damage"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found.into_iter().map(|(_, id)| id).collect())
+}
+
+fn append(log: &mut SpaceLog, runs: &[VerifiedRun], told: &mut Told) -> Result<(), StorageError> {
+    let ids = runs.iter().map(|run| run.last_id());
+    for attempt in 0..2 {
+        match log.append(runs) {
+            Ok(_) => {
+                told.handed_in.extend(ids);
+                return Ok(());
+            }
+            Err(error) => {
+                told.failures += 1;
+                told.poisoned |= matches!(error, StorageError::Poisoned { .. });
+                if attempt == 1 || told.poisoned {
+                    told.refused.extend(ids);
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sync(log: &mut SpaceLog, told: &mut Told) -> Result<(), StorageError> {
+    match log.sync() {
+        Ok(()) => {
+            told.acknowledged = told.handed_in.len();
+            Ok(())
+        }
+        Err(error) => {
+            told.failures += 1;
+            // Whatever it was, nothing is taken or acknowledged any more.
+            assert!(matches!(log.sync(), Err(StorageError::Poisoned { .. })));
+            assert!(matches!(log.append(&[]), Err(StorageError::Poisoned { .. })));
+            told.poisoned = true;
+            Err(error)
+        }
+    }
+}
+
+/// Everything from an empty disk on.
+fn work(
+    disk: &FailingDisk,
+    index: &Arc<dyn Index>,
+    told: &mut Told,
+    authors: &mut [Author],
+) -> Result<(), StorageError> {
+    let store = start(Arc::new(disk.clone()), index.clone(), SMALL)?;
+    if store.spaces()?.is_empty() {
+        store.create_space(SPACE, INCARNATION, &[("keys", FIRST_KEYS)])?;
+    }
+    told.created = true;
+    write(&store, told, authors)
+}
+
+fn authors() -> Vec<Author> {
+    (1..4).map(Author::new).collect()
+}
+
+/// A log that ended uncleanly, its last runs not synced.
+fn unclean(told: &mut Told, authors: &mut [Author]) -> (MemoryDisk, MemoryIndex) {
+    let (memory, index) = (MemoryDisk::new(), MemoryIndex::new());
+    let store = start(Arc::new(memory.clone()), Arc::new(index.clone()), SMALL).unwrap();
+    store.create_space(SPACE, INCARNATION, &[("keys", FIRST_KEYS)]).unwrap();
+    let mut log = store.open_space(SPACE, &mut |_| {}).unwrap();
+    for payload in [300, 300, 700] {
+        let runs: Vec<VerifiedRun> = authors.iter_mut().map(|author| author.write(payload)).collect();
+        append(&mut log, &runs, told).unwrap();
+        sync(&mut log, told).unwrap();
+    }
+    let run = authors[0].write(200);
+    append(&mut log, &[run], told).unwrap();
+    (memory, index)
+}
+
+/// Starts again on a healthy disk and compares with what was told; returns what is shown.
+fn check(disk: &MemoryDisk, index: &MemoryIndex, told: &Told, context: &str) -> Vec<OperationId> {
+    let store = start(Arc::new(disk.clone()), Arc::new(index.clone()), SMALL);
+    let store = store.unwrap_or_else(|error| panic!("{context}: {error}"));
+    if store.spaces().unwrap().is_empty() {
+        assert!(!told.created, "{context}: the space is lost");
+        return Vec::new();
+    }
+    let keys = store.files().read(FileScope::Space(SPACE), "keys").unwrap().unwrap();
+    assert!(told.keys.contains(&keys), "{context}: {keys:?}");
+    let log = store.open_space(SPACE, &mut |_| {}).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let ids: Vec<OperationId> = shown(&log).iter().map(|(_, summary)| summary.last_id()).collect();
+    let possible: Vec<OperationId> = told.handed_in.iter().chain(&told.refused).copied().collect();
+    assert!(possible.starts_with(&ids), "{context}: shown twice, in another order, or refused and yet there");
+    assert!(ids.len() >= told.acknowledged, "{context}: {} acknowledged, {} shown", told.acknowledged, ids.len());
+    let report = log.reader().verify(&mut |_| {}).unwrap();
+    assert!(report.is_sound() && report.unchained.count == 0, "{context}: {report:?}");
+    assert_eq!(log.stats().unwrap().quarantined, 0, "{context}");
+    ids
+}
+
+const FAILURES: [Failure; 6] = [
+    Failure { kind: FaultKind::Error, lasting: false },
+    Failure { kind: FaultKind::Error, lasting: true },
+    Failure { kind: FaultKind::Full, lasting: false },
+    Failure { kind: FaultKind::Full, lasting: true },
+    Failure { kind: FaultKind::HalfWritten, lasting: false },
+    Failure { kind: FaultKind::HalfWritten, lasting: true },
+];
+
+/// Runs `workload` once for every call that it makes and every failure; returns how many failed.
+fn sweep(begin: &dyn Fn(&mut Told, &mut [Author]) -> (MemoryDisk, MemoryIndex), with_index: bool) -> u64 {
+    let mut fired = 0;
+    for failure in FAILURES {
+        for at in 1.. {
+            let (mut told, mut authors) = (Told { keys: vec![FIRST_KEYS.to_vec()], ..Told::default() }, authors());
+            let (memory, index) = begin(&mut told, &mut authors);
+            if !with_index {
+                index.erase();
+            }
+            let disk = FailingDisk::new(memory.clone());
+            disk.fail_at(at, failure);
+            let done = work(&disk, &(Arc::new(index.clone()) as Arc<dyn Index>), &mut told, &mut authors);
+            let reached = disk.schedule().has_come();
+            disk.heal();
+            let context = format!("{failure:?} at call {at}: {done:?}");
+            fired += u64::from(disk.schedule().fired > 0);
+            // The process starts again, what the system has in its cache is still there.
+            memory.restart();
+            let ids = check(&memory, &index, &told, &context);
+            // What was shown once stays, the power lost or not.
+            told.handed_in.extend(std::mem::take(&mut told.refused));
+            told.handed_in.truncate(ids.len());
+            told.acknowledged = ids.len();
+            memory.lose_power(&mut |_| 0);
+            index.lose_power(&mut |_| 0);
+            check(&memory, &index, &told, &format!("{context}, then the power went"));
+            if !reached {
+                assert!(at > 30, "the workload makes calls: {at}");
+                break;
+            }
+        }
+    }
+    fired
+}
+
+#[test]
+fn a_failure_at_any_call_of_a_first_start_loses_nothing_acknowledged() {
+    let fired = sweep(&|_, _| (MemoryDisk::new(), MemoryIndex::new()), true);
+    assert!(fired > 300, "{fired}");
+}
+
+#[test]
+fn a_failure_at_any_call_of_a_recovery_loses_nothing_acknowledged() {
+    for with_index in [true, false] {
+        let fired = sweep(&unclean, with_index);
+        assert!(fired > 300, "{fired}");
+    }
+}
+
+#[test]
+fn a_failure_of_the_index_at_any_call_loses_nothing_acknowledged() {
+    for at in 0.. {
+        let (mut told, mut authors) = (Told { keys: vec![FIRST_KEYS.to_vec()], ..Told::default() }, authors());
+        let (memory, index) = unclean(&mut told, &mut authors);
+        let failing = FailingIndex { index: index.clone(), left: Arc::new(Mutex::new(Some(at))) };
+        let disk = FailingDisk::new(memory.clone());
+        let done = work(&disk, &(Arc::new(failing.clone()) as Arc<dyn Index>), &mut told, &mut authors);
+        memory.restart();
+        let context = format!("index call {at}: {done:?}");
+        let ids = check(&memory, &index, &told, &context);
+        assert!(ids.len() >= told.acknowledged, "{context}");
+        if failing.is_due() {
+            assert!(at > 20, "the workload calls the index: {at}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_failed_removal_of_a_space_is_finished_by_the_next_one() {
+    for failure in FAILURES {
+        for at in 1.. {
+            let (mut told, mut authors) = (Told { keys: vec![FIRST_KEYS.to_vec()], ..Told::default() }, authors());
+            let (memory, index) = unclean(&mut told, &mut authors);
+            let disk = FailingDisk::new(memory.clone());
+            let store = start(Arc::new(disk.clone()), Arc::new(index.clone()), SMALL).unwrap();
+            disk.fail_at(at, failure);
+            let removed = store.remove_space(SPACE);
+            let reached = disk.schedule().has_come();
+            disk.heal();
+            drop(store);
+            memory.restart();
+            let store = start(Arc::new(memory.clone()), Arc::new(index.clone()), SMALL).unwrap();
+            let spaces = store.spaces().unwrap();
+            let context = format!("{failure:?} at call {at}: {removed:?}");
+            assert!(removed.is_err() || spaces.is_empty(), "{context}");
+            assert_eq!(memory.list("spaces").unwrap().len(), spaces.len(), "{context}: leftovers stay");
+            if !spaces.is_empty() {
+                drop(store);
+                check(&memory, &index, &Told { created: true, ..told }, &context);
+            }
+            if !reached {
+                assert!(at > 4, "{at}");
+                break;
+            }
+        }
+    }
+}
