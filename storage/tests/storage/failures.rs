@@ -228,9 +228,9 @@ impl Index for FailingIndex {
 #[derive(Debug, Default)]
 struct Told {
     created: bool,
-    /// Runs handed in, in order; one that was refused stands here only once it was taken.
+    /// Runs that were taken, in order.
     handed_in: Vec<OperationId>,
-    /// Runs of appends that were refused and not repeated.
+    /// Runs of the last append that was refused.
     refused: Vec<OperationId>,
     acknowledged: usize,
     /// What the keys may be, the last written for sure at the end.
@@ -250,9 +250,7 @@ fn write(store: &Store, told: &mut Told, authors: &mut [Author]) -> Result<(), S
     // Its authors go on from what they handed in, so all of it has to be there.
     assert_eq!(first.len(), told.handed_in.len());
     for (round, payload) in [150, 400, 900, 60].into_iter().enumerate() {
-        let count = 1 + round % authors.len();
-        let runs: Vec<VerifiedRun> = authors[..count].iter_mut().map(|author| author.write(payload)).collect();
-        append(&mut log, &runs, told)?;
+        append(&mut log, authors, 1 + round % authors.len(), payload, told)?;
         sync(&mut log, told)?;
     }
     let keys = vec![7; 300];
@@ -281,22 +279,35 @@ fn ids(log: &SpaceLog) -> Result<Vec<OperationId>, StorageError> {
     Ok(found.into_iter().map(|(_, id)| id).collect())
 }
 
-fn append(log: &mut SpaceLog, runs: &[VerifiedRun], told: &mut Told) -> Result<(), StorageError> {
-    let ids = runs.iter().map(|run| run.last_id());
-    for attempt in 0..2 {
-        match log.append(runs) {
-            Ok(_) => {
-                told.handed_in.extend(ids);
-                return Ok(());
-            }
-            Err(error) => {
-                told.failures += 1;
-                told.poisoned |= matches!(error, StorageError::Poisoned { .. });
-                if attempt == 1 || told.poisoned {
-                    told.refused.extend(ids);
-                    return Err(error);
-                }
-            }
+/// Appends runs of the first `count` authors; when that is refused, shorter ones in their place.
+fn append(
+    log: &mut SpaceLog,
+    authors: &mut [Author],
+    count: usize,
+    payload: usize,
+    told: &mut Told,
+) -> Result<(), StorageError> {
+    let heads: Vec<_> = authors.iter().map(Author::head).collect();
+    for (payload, fill) in [(payload, 1), (payload / 3, 2)] {
+        let runs: Vec<VerifiedRun> =
+            authors[..count].iter_mut().map(|author| author.write_filled(payload, fill)).collect();
+        let ids = runs.iter().map(|run| run.last_id());
+        let Err(error) = log.append(&runs) else {
+            // What was refused before is never shown.
+            told.refused.clear();
+            told.handed_in.extend(ids);
+            return Ok(());
+        };
+        told.failures += 1;
+        if matches!(error, StorageError::Poisoned { .. }) {
+            // What stopped the log may be there.
+            told.poisoned = true;
+            return Err(error);
+        }
+        told.refused = ids.collect();
+        authors.iter_mut().zip(&heads).for_each(|(author, head)| author.go_back_to(*head));
+        if fill == 2 {
+            return Err(error);
         }
     }
     Ok(())
@@ -345,12 +356,10 @@ fn unclean(told: &mut Told, authors: &mut [Author]) -> (MemoryDisk, MemoryIndex)
     store.create_space(SPACE, INCARNATION, &[("keys", FIRST_KEYS)]).unwrap();
     let mut log = store.open_space(SPACE, &mut |_| {}).unwrap();
     for payload in [300, 300, 700] {
-        let runs: Vec<VerifiedRun> = authors.iter_mut().map(|author| author.write(payload)).collect();
-        append(&mut log, &runs, told).unwrap();
+        append(&mut log, authors, authors.len(), payload, told).unwrap();
         sync(&mut log, told).unwrap();
     }
-    let run = authors[0].write(200);
-    append(&mut log, &[run], told).unwrap();
+    append(&mut log, authors, 1, 200, told).unwrap();
     (memory, index)
 }
 

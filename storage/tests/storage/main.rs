@@ -7,6 +7,7 @@ mod directory;
 mod failures;
 mod images;
 mod index_files;
+mod index_measure;
 mod measure;
 mod oracle;
 mod reading;

@@ -30,7 +30,7 @@ pub(crate) enum Step {
     Die,
     /// As [`Step::Die`], and the index is gone.
     DieWithoutIndex,
-    /// Appends with a write that fails half way, then once more.
+    /// Appends several runs with a write that fails half way, then another one in their place.
     AppendFailing,
     /// Removes the space and creates it anew.
     Replace,
@@ -260,13 +260,7 @@ impl Running {
                 }
                 self.reopen();
             }
-            Step::AppendFailing => {
-                let run = self.authors[0].write(short_bytes);
-                self.memory.inject(Fault { operation: DiskOperation::Write, skip: 0, kind: FaultKind::HalfWritten });
-                self.append(std::slice::from_ref(&run)).unwrap_err();
-                self.promise(|promise| promise.handed_in.truncate(promise.handed_in.len() - 1));
-                self.append(&[run]).unwrap();
-            }
+            Step::AppendFailing => self.append_failing(short_bytes / 8),
             Step::Replace => {
                 let (store, log) = self.open.take().unwrap();
                 drop(log);
@@ -276,6 +270,19 @@ impl Running {
                 self.create(store);
             }
         }
+    }
+
+    /// Half of several runs is written, then another run of the same length goes where the first of them stood.
+    fn append_failing(&mut self, bytes: usize) {
+        let heads: Vec<_> = self.authors.iter().map(Author::head).collect();
+        let mut runs: Vec<VerifiedRun> = self.authors.iter_mut().map(|author| author.write(bytes)).collect();
+        runs.push(self.authors[0].write(bytes));
+        self.memory.inject(Fault { operation: DiskOperation::Write, skip: 0, kind: FaultKind::HalfWritten });
+        self.append(&runs).unwrap_err();
+        self.promise(|promise| promise.handed_in.truncate(promise.handed_in.len() - runs.len()));
+        self.authors.iter_mut().zip(heads).for_each(|(author, head)| author.go_back_to(head));
+        let run = self.authors[1].write_filled(bytes, 0xee);
+        self.append(&[run]).unwrap();
     }
 
     fn write_keys(&mut self) {

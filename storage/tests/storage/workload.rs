@@ -34,6 +34,21 @@ impl Author {
 
     /// The next operation, its payload filled with its sequence.
     pub(crate) fn write(&mut self, payload_bytes: usize) -> VerifiedRun {
+        self.write_filled(payload_bytes, (self.sequence + 1) as u8)
+    }
+
+    /// Forgets what it wrote since `head` was its last: nobody took it.
+    pub(crate) fn go_back_to(&mut self, (sequence, head): (u64, OperationId)) {
+        (self.sequence, self.head) = (sequence, head);
+    }
+
+    /// Its last sequence and id.
+    pub(crate) fn head(&self) -> (u64, OperationId) {
+        (self.sequence, self.head)
+    }
+
+    /// The next operation, its payload filled with `fill`.
+    pub(crate) fn write_filled(&mut self, payload_bytes: usize, fill: u8) -> VerifiedRun {
         self.sequence += 1;
         let header = Header {
             kind: Kind::DATA,
@@ -46,7 +61,6 @@ impl Author {
             dependencies: Vec::new(),
             payload_length: payload_bytes as u32,
         };
-        let fill = self.sequence as u8;
         let run = VerifiedRun::author(&self.key, &header, |_| vec![fill; payload_bytes]).unwrap();
         self.head = run.last_id();
         run
