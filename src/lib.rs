@@ -7,6 +7,7 @@
 pub mod api;
 pub mod documents;
 mod error;
+pub mod lines;
 pub mod network;
 pub mod node;
 pub mod space;

@@ -1,12 +1,12 @@
 //! `export`: all documents as lines of JSON.
 
 use syncline::api::body::DocumentList;
+use syncline::lines::Line;
 
 use super::access::Access;
 use super::arguments::Export;
 use super::documents::space_target;
 use super::failure::{Exit, Failure};
-use super::lines::Line;
 use super::output::{Output, note, plain};
 
 /// Documents on a page: few enough that large ones do not fill the memory.

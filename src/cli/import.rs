@@ -1,7 +1,8 @@
 //! `import`: many documents in several transactions at once.
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,13 +14,13 @@ use futures::stream::FuturesUnordered;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use syncline::api::body::{Operation, TransactionRequest, Written};
+use syncline::lines::{BadLine, Batch, Lines};
 use tokio::sync::mpsc;
 
 use super::access::{Access, Target};
 use super::arguments::Import;
 use super::documents::space_target;
 use super::failure::{Exit, Failure};
-use super::lines::{BadLine, Batch, Lines};
 use super::output::Output;
 
 /// Transactions in flight: enough that their writes share the node's syncs of the disk.
@@ -58,7 +59,7 @@ pub(super) async fn import(access: &Access, arguments: &Import, output: &mut Out
     // An unknown space is told before anything is read.
     let _known: serde_json::Value = access.get(&Target::new(["spaces", &arguments.space.space])).await?;
     let read = Arc::new(AtomicU64::new(0));
-    let lines = Lines::open(&arguments.file, arguments.per_transaction as usize, &read).map_err(|error| {
+    let lines = open(&arguments.file, arguments.per_transaction as usize, &read).map_err(|error| {
         Failure::new(Exit::NotFound, format!("cannot read `{}`: {error}", arguments.file.display()))
     })?;
     let progress = Progress::new(&arguments.file, read);
@@ -81,6 +82,14 @@ pub(super) async fn import(access: &Access, arguments: &Import, output: &mut Out
         "imported {} documents in {} transactions, {seconds:.1} s ({rate:.0} documents/s)",
         report.documents, report.transactions
     ))
+}
+
+/// The lines of a file, or of the standard input if it is `-`; `read` counts the bytes of the source.
+fn open(path: &Path, per_batch: usize, read: &Arc<AtomicU64>) -> io::Result<Lines> {
+    if path == Path::new("-") {
+        return Lines::new(io::stdin(), per_batch, read);
+    }
+    Lines::new(File::open(path)?, per_batch, read)
 }
 
 /// Reads and parses on a thread of its own; the channel bounds how far it runs ahead.

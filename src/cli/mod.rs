@@ -12,7 +12,6 @@ mod events;
 mod export;
 mod failure;
 mod import;
-mod lines;
 mod output;
 mod serve;
 mod signals;

@@ -1,16 +1,15 @@
-//! Reading the lines of an import: JSON, one document each, plain or gzip.
+//! Documents as lines of JSON, one each, plain or gzip: what an export prints and an import reads.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use syncline::api::body::Operation;
+
+use crate::api::body::Operation;
 
 /// Longest line, in bytes.
 const LINE_BYTES_MAX: usize = 16 << 20;
@@ -24,30 +23,34 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// One line: what `export` prints and `import` reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Line {
+pub struct Line {
     /// The document's key.
-    pub(super) key: String,
+    pub key: String,
     /// Its value, a JSON object.
-    pub(super) value: Value,
+    pub value: Value,
 }
 
 /// Lines that go into one transaction.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
-    pub(super) lines: Vec<(u64, Operation)>,
-    pub(super) keys: BTreeSet<String>,
+pub struct Batch {
+    /// Their numbers, from 1, and what they ask for.
+    pub lines: Vec<(u64, Operation)>,
+    /// The documents that they name.
+    pub keys: BTreeSet<String>,
     bytes: usize,
 }
 
 /// Why the lines end early.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadLine {
-    pub(super) number: u64,
-    pub(super) reason: String,
+pub struct BadLine {
+    /// The line, from 1.
+    pub number: u64,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// The source of lines, and how many of its bytes were read.
-pub(super) struct Lines {
+pub struct Lines {
     input: Box<dyn BufRead + Send>,
     number: u64,
     per_batch: usize,
@@ -56,15 +59,13 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Lines of a file, or of the standard input if it is `-`; `read` counts the bytes of the source.
-    pub(super) fn open(path: &Path, per_batch: usize, read: &Arc<AtomicU64>) -> io::Result<Self> {
-        let source: Box<dyn Read + Send> =
-            if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
-        Self::new(Counted { source, read: Arc::clone(read) }, per_batch)
-    }
-
-    fn new(source: impl Read + Send + 'static, per_batch: usize) -> io::Result<Self> {
-        let mut input = BufReader::with_capacity(BUFFER_BYTES, source);
+    /// The lines of a source, `per_batch` of them at most in a transaction; `read` counts the bytes of the source.
+    ///
+    /// # Errors
+    /// When not even the first bytes can be read.
+    pub fn new(source: impl Read + Send + 'static, per_batch: usize, read: &Arc<AtomicU64>) -> io::Result<Self> {
+        let counted = Counted { source, read: Arc::clone(read) };
+        let mut input = BufReader::with_capacity(BUFFER_BYTES, counted);
         // A pipe may give one byte at first; the buffer keeps what is looked at.
         let mut first = Vec::new();
         (&mut input).take(GZIP_MAGIC.len() as u64).read_to_end(&mut first)?;
@@ -79,7 +80,10 @@ impl Lines {
     }
 
     /// The next transaction; none at the end. What comes before a bad line is given before the line is told.
-    pub(super) fn next_batch(&mut self) -> Result<Option<Batch>, BadLine> {
+    ///
+    /// # Errors
+    /// The line at which the reading ends, when that is not the end.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>, BadLine> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
@@ -156,7 +160,7 @@ mod tests {
     use std::io::Write;
 
     fn lines(bytes: &[u8], per_batch: usize) -> Lines {
-        Lines::new(io::Cursor::new(bytes.to_vec()), per_batch).unwrap()
+        Lines::new(io::Cursor::new(bytes.to_vec()), per_batch, &Arc::default()).unwrap()
     }
 
     fn numbers(batch: &Batch) -> Vec<u64> {
@@ -220,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_given_up() {
-        let mut lines = Lines::new(io::repeat(b'x'), 2).unwrap();
+        let mut lines = Lines::new(io::repeat(b'x'), 2, &Arc::default()).unwrap();
         assert!(lines.next_batch().unwrap_err().reason.contains("longer than 16 MiB"));
     }
 
