@@ -2,5 +2,4 @@
 //! that take anything.
 
 mod admission;
-mod corpus;
 mod golden;

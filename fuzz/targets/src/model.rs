@@ -1,4 +1,6 @@
 //! Decoders of the model: none panics, and what they accept encodes to the bytes it came from.
+//!
+//! As everywhere here, a target tells whether the bytes were well-formed, so that its assertions were reached.
 
 use syncline_model::membership::{Admit, KeyDelivery, Record};
 use syncline_model::payload::Transaction;
@@ -11,8 +13,8 @@ pub const SPACE: SpaceId = SpaceId([
 ]);
 
 /// A run, the form in which operations arrive and are stored.
-pub fn run(bytes: &[u8]) {
-    let Ok(run) = Run::decode(SPACE, bytes) else { return };
+pub fn run(bytes: &[u8]) -> bool {
+    let Ok(run) = Run::decode(SPACE, bytes) else { return false };
     assert_eq!(run.encode_after(run.first() - 1).as_deref(), Some(bytes));
     assert_eq!(run.encode_after(run.last()), None);
     for (sequence, operation) in (run.first()..).zip(run.operations()) {
@@ -26,53 +28,60 @@ pub fn run(bytes: &[u8]) {
     if let Ok(verified) = run.verify() {
         let rest = verified.encode_after(verified.first()).map(|rest| Run::decode(SPACE, rest).unwrap());
         assert!(rest.is_none_or(|rest| rest.verify().is_ok()));
+        return true;
     }
+    false
 }
 
 /// An operation's header.
-pub fn header(bytes: &[u8]) {
-    let Ok(header) = Header::from_canonical_bytes(bytes) else { return };
+pub fn header(bytes: &[u8]) -> bool {
+    let Ok(header) = Header::from_canonical_bytes(bytes) else { return false };
     assert_eq!(header.canonical_bytes(), bytes);
+    true
 }
 
 /// An opened payload, which a hostile member may have sealed.
-pub fn transaction(bytes: &[u8]) {
-    let Ok(transaction) = Transaction::from_plaintext(bytes) else { return };
+pub fn transaction(bytes: &[u8]) -> bool {
+    let Ok(transaction) = Transaction::from_plaintext(bytes) else { return false };
     // One transaction has several plaintexts: padded, compressed or not.
     for padding in [1, 16] {
         assert_eq!(Transaction::from_plaintext(&transaction.to_plaintext(padding)).as_ref(), Ok(&transaction));
     }
+    true
 }
 
 /// A membership record.
-pub fn record(bytes: &[u8]) {
-    let Ok(record) = Record::decode(bytes) else { return };
+pub fn record(bytes: &[u8]) -> bool {
+    let Ok(record) = Record::decode(bytes) else { return false };
     assert_eq!(record.encode(), bytes);
+    true
 }
 
 /// An admission.
-pub fn admit(bytes: &[u8]) {
-    let Ok(admit) = Admit::decode(bytes) else { return };
+pub fn admit(bytes: &[u8]) -> bool {
+    let Ok(admit) = Admit::decode(bytes) else { return false };
     assert_eq!(admit.encode(), bytes);
-    admit.certificate.holds(&SPACE);
+    admit.certificate.holds(&SPACE)
 }
 
 /// A key delivery.
-pub fn key_delivery(bytes: &[u8]) {
-    let Ok(delivery) = KeyDelivery::decode(bytes) else { return };
+pub fn key_delivery(bytes: &[u8]) -> bool {
+    let Ok(delivery) = KeyDelivery::decode(bytes) else { return false };
     assert_eq!(delivery.encode(), bytes);
+    true
 }
 
 /// A ticket, as a person pastes it.
-pub fn ticket(bytes: &[u8]) {
-    let Ok(text) = str::from_utf8(bytes) else { return };
-    let Ok(ticket) = text.parse::<Ticket>() else { return };
+pub fn ticket(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    let Ok(ticket) = text.parse::<Ticket>() else { return false };
     assert_eq!(ticket.to_string(), text.trim().to_ascii_lowercase());
+    true
 }
 
 /// A run's summary, from the index; and what admission makes of it.
-pub fn run_summary(bytes: &[u8]) {
-    let Ok(summary) = RunSummary::decode(bytes) else { return };
+pub fn run_summary(bytes: &[u8]) -> bool {
+    let Ok(summary) = RunSummary::decode(bytes) else { return false };
     assert_eq!(summary.encode(), bytes);
     let mut admission = Admission::new(Membership::new(SPACE));
     let mut admitted = Vec::new();
@@ -81,4 +90,5 @@ pub fn run_summary(bytes: &[u8]) {
     let counted = admitted.len() + admission.waiting_operations();
     assert!(counted <= summary.operations.len());
     admission.wanted();
+    true
 }

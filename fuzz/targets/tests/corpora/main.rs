@@ -1,0 +1,4 @@
+//! What the fuzz targets begin from and what they once found.
+
+mod replay;
+mod seeds;
