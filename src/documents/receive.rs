@@ -414,7 +414,9 @@ impl<'a> Plan<'a> {
         self.check_sequence(header, arrival.parsed.change.actor_id(), &past)?;
         let expected = highest + 1;
         // An edit as of earlier heads counts on from everything its author holds, so a gap is legal.
-        let in_reach = header.start_op >= expected && header.start_op - expected <= MAX_OPERATION_GAP;
+        // Automerge reads a document only if a change without operations leaves no gap: there is nothing to tell it by.
+        let gap_max = if header.operations == 0 { 0 } else { MAX_OPERATION_GAP };
+        let in_reach = header.start_op >= expected && header.start_op - expected <= gap_max;
         if !in_reach || header.max_op() > MAX_OPERATION_COUNTER {
             return Err(Rejected::WrongStart { expected });
         }
