@@ -111,7 +111,7 @@ fn readable(document: &Document) {
 /// Operations of hostile members that reach two desks in two causal orders: both show the same, can go on editing, and
 /// show it again after a restart.
 ///
-/// Script: one byte for the desks, then operations of entries as [`entry`] reads them.
+/// Script: one byte for the desks, then operations of entries as `entry` reads them.
 pub fn hostile_changes(bytes: &[u8]) -> bool {
     let mut script = Script::new(bytes);
     let ledger = Arc::new(Ledger::default());

@@ -21,7 +21,7 @@ type Plain = BTreeMap<&'static str, Value>;
 
 /// Two or three desks that edit, exchange operations, and start again.
 ///
-/// Script: one byte for how many desks there are and which of them write, then commands as [`command`] reads them.
+/// Script: one byte for how many desks there are and which of them write, then commands as `command` reads them.
 pub fn edits(bytes: &[u8]) -> bool {
     let mut script = Script::new(bytes);
     let flags = script.byte();

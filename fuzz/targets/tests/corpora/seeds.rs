@@ -1,5 +1,5 @@
-//! Seeds that are made by the code which they test: run `cargo test -p syncline-fuzz-targets -- --ignored` after a change
-//! of format. Those of the model come from its golden files, those of texts are written by hand.
+//! Seeds that are made by the code which they test: `cargo test -p syncline-fuzz-targets -- --ignored` writes them,
+//! after a change of format. Those of the model come from its golden files, those of texts are written by hand.
 
 use std::path::Path;
 
