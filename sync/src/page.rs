@@ -100,9 +100,11 @@ impl Serving {
 fn join(joined: &mut Vec<Joined>, after: u64, run: Run) -> usize {
     let operations = (run.last() - after) as usize;
     let whole = run.bytes().len();
+    // A run that was fetched again for a damaged one may overlap with those before it; it begins another group.
     let fits = |group: &&mut Joined| {
         group.author == run.author()
             && group.last() == after
+            && run.first() == after + 1
             && group.operations + operations <= RUN_OPERATIONS_MAX
             && group.bytes + whole <= RUN_BYTES_MAX
     };
@@ -176,6 +178,14 @@ mod tests {
         assert_eq!(spans(&served(vec![range(author, 4, 6)], PAGE_BYTES_MAX, &stored).0), [(5, 8)]);
         assert_eq!(spans(&served(vec![range(author, 6, 12)], PAGE_BYTES_MAX, &stored).0), [(7, 12)]);
         assert_eq!(spans(&served(vec![range(author, 12, 14)], PAGE_BYTES_MAX, &stored).0), []);
+    }
+
+    #[test]
+    fn a_run_that_overlaps_with_the_one_before_it_is_sent_from_where_that_ends() {
+        let log = log(&device(1), 8, 50);
+        let stored = [log[1].clone(), log[2].clone(), VerifiedRun::join(&log).unwrap()];
+        let author = device(1).id();
+        assert_eq!(spans(&served(vec![range(author, 1, 8)], PAGE_BYTES_MAX, &stored).0), [(2, 3), (4, 8)]);
     }
 
     #[test]

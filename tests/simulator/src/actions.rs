@@ -18,7 +18,9 @@ pub(crate) const SHARED_DOCUMENTS: u64 = 4;
 /// Documents with a counter that everybody adds to.
 const COUNTERS: u64 = 2;
 /// Documents that one bulk of writing concerns.
-const BULK_DOCUMENTS: u64 = 25;
+const BULK_DOCUMENTS: u64 = 400;
+/// Transactions that wait for their answer; who wants more waits, as a node makes its callers do.
+const OPEN_MAX: usize = 4000;
 /// How long founding and inviting may take.
 const FOUNDING_US_MAX: u64 = 30 * SECOND_US;
 /// Documents on one page of a list, at the end.
@@ -255,6 +257,9 @@ impl World {
     /// Writes many small things, as a program does.
     fn write_bulk(&mut self, turn: &mut Turn<'_>) {
         let refusal = if turn.refusal == Refusal::Never { Refusal::Misfit } else { turn.refusal };
+        if self.ledgers[turn.space].open.len() > OPEN_MAX {
+            return;
+        }
         for number in 0..LARGE_BULK_WRITES {
             if number % 30 == 0 {
                 self.write_own(turn);

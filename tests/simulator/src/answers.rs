@@ -63,7 +63,8 @@ impl World {
 
     fn refused(&mut self, device: usize, space: usize, token: u64, error: &DocumentError) {
         self.note(device, Happening::Refused, [token, 0], || format!("{token}: {error}"));
-        let is_disk = self.may_fail_to_read(device, space) || self.devices[device].full.is_some();
+        let was_damaged = !self.devices[device].damage.flipped.is_empty();
+        let is_disk = self.may_fail_to_read(device, space) || self.devices[device].full.is_some() || was_damaged;
         let ledger = &mut self.ledgers[space];
         let tried = ledger.tried.get_mut(&token).expect("it was just found");
         tried.fate = Fate::Refused;
@@ -102,7 +103,8 @@ impl World {
             self.violate(format!("#{device} shows another value of {name} than was written"));
         } else if fate == Fate::Refused {
             self.violate(format!("#{device} shows {name}, which was refused"));
-        } else if sequence > durable {
+        } else if sequence > durable && !self.devices[device].damage.is_healing(space) {
+            // What damage keeps its core from holding may well be in its log and its documents.
             self.violate(format!("#{device} shows {name} before it is durable there"));
         }
         self.ledgers[space].seen.entry(name.to_owned()).or_default().insert(device);
@@ -257,7 +259,7 @@ impl World {
         }
         for event in events {
             let durable = self.ledgers[space].durable.get(&device).map_or(0, |vector| vector.sequence(&event.author));
-            if event.sequence > durable {
+            if event.sequence > durable && !self.devices[device].damage.is_healing(space) {
                 let sequence = event.sequence;
                 self.violate(format!("#{device} shows operation {sequence} before it is durable"));
             }

@@ -71,11 +71,13 @@ impl World {
         let state = hosted.replica.core().state();
         let (ledger, durable) = (&mut self.ledgers[space], state.vector());
         let known = ledger.durable.entry(number).or_default();
-        if durable.operations() == known.operations() {
+        // While damage heals the sum says nothing: some authors are behind what was held, others ahead.
+        let is_healing = self.devices[number].damage.is_healing(space);
+        if durable.operations() == known.operations() && !is_healing {
             return;
         }
         // What damage took is fetched again; until then it counts as held before.
-        if self.devices[number].damage.is_healing(space) {
+        if is_healing {
             known.join(durable);
         } else {
             known.clone_from(durable);

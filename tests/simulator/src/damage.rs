@@ -135,7 +135,6 @@ impl World {
         for space in healed {
             let damage = &mut self.devices[number].damage;
             damage.healing.retain(|(other, _)| *other != space);
-            damage.flipped.retain(|(other, ..)| *other != space);
             self.note(number, Happening::DamageHealed, [space as u64, 0], || format!("in space {space}"));
         }
     }

@@ -12,8 +12,8 @@ use crate::world::{Event, World};
 
 /// How long the network waits for an answer.
 const ANSWER_US_MAX: u64 = 20 * SECOND_US;
-/// Most requests of one device to another that may be under way at once.
-pub(crate) const EXCHANGES_PER_PAIR_MAX: usize = 24;
+/// Most requests of one device to another that may be under way at once: engines give up sooner than the network does.
+pub(crate) const EXCHANGES_PER_PAIR_MAX: usize = 48;
 
 /// Only pages of more bytes can have been cut short by their size.
 const GREAT_PAGE_BYTES: usize = syncline_sync::limits::PAGE_BYTES_MIN / 2;

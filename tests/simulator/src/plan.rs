@@ -29,7 +29,7 @@ pub const LARGE_SEEDS: std::ops::Range<u64> = 1_000_000..1_000_020;
 /// How many operations a large run has at least.
 pub const LARGE_OPERATIONS: u64 = 100_000;
 /// Bulks of writing in a large run, and transactions in each.
-const LARGE_BULKS: u64 = 800;
+const LARGE_BULKS: u64 = 1700;
 /// Transactions of one bulk in a large run.
 pub(crate) const LARGE_BULK_WRITES: u64 = 150;
 
@@ -125,7 +125,7 @@ impl Plan {
             90..98 => choices.between(9, 14),
             _ => choices.between(15, 30),
         } as usize;
-        let horizon_us = if large { 120 } else { choices.between(5, 40) } * SECOND_US;
+        let horizon_us = if large { 120 } else { choices.between(10, 60) } * SECOND_US;
         let devices = draw_devices(seed, count, calm || large);
         let spaces = draw_spaces(seed, &mut choices, &devices, horizon_us, reduction);
         let edges = draw_edges(seed, &mut choices, &devices, &spaces, reduction);
@@ -160,8 +160,10 @@ impl Plan {
         if large {
             (plan.segment_bytes, plan.cache_bytes, plan.large_values) = (4 << 20, 64 << 20, false);
             plan.latency_us.1 = plan.latency_us.1.min(20 * MILLISECOND_US);
+            plan.job_us = (MILLISECOND_US / 10, MILLISECOND_US);
+            (plan.step_us_max, plan.request_timeout_ms) = (plan.step_us_max.min(10 * MILLISECOND_US), 30_000);
         }
-        let actions = if large { LARGE_BULKS } else { choices.between(15, 30) + 8 * count as u64 };
+        let actions = if large { LARGE_BULKS } else { choices.between(30, 60) + 20 * count as u64 };
         plan.actions = (0..actions).filter_map(|index| plan.draw_action(index, large)).collect();
         plan.actions.retain(|action| {
             !reduction.actions.contains(&action.index)
@@ -181,6 +183,8 @@ impl Plan {
             return None;
         }
         let space = choices.pick(&spaces);
+        // Not everybody may write; a steward always may.
+        let device = if large && choices.chance(50) { self.spaces[space].steward } else { device };
         let kind = match choices.below(100) {
             0..90 if large => ActionKind::Bulk,
             0..16 => ActionKind::WriteOwn,
