@@ -85,6 +85,9 @@ pub enum StorageError {
         /// The directory.
         path: PathBuf,
     },
+    /// A backup was being restored into the directory and that was cut short.
+    #[error("a restore into this data directory was cut short: remove the directory and restore the backup again")]
+    HalfRestored,
     /// Written by a newer release.
     #[error("{what} has format {found}, this release knows up to {known}: update Syncline")]
     NewerFormat {

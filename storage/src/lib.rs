@@ -20,6 +20,7 @@
 //! threads read with. [`Disk`] and [`Index`] have a real and an in-memory implementation each; the in-memory ones
 //! crash and fail on demand.
 
+mod backup;
 pub mod disk;
 mod error;
 pub mod index;
@@ -30,13 +31,17 @@ mod progress;
 mod small_files;
 mod store;
 
+pub use backup::{
+    BackupCheckpoint, BackupError, BackupFile, BackupItem, BackupReader, BackupSummary, BackupWriter, RestoreFile,
+    restore,
+};
 pub use disk::{Disk, DiskFile, FileDisk, MemoryDisk};
 pub use error::StorageError;
 pub use index::{Batch, GatheredIndex, Index, IndexError, IndexKind, MemoryIndex, RedbIndex, SledIndex, SpaceIndex};
 pub use layout::Area;
 pub use log::{
-    AppendLimits, ArrivalPage, AuthorRange, Findings, Incarnation, LogReader, LogStats, SpaceLog, StoredRun,
-    VerifyReport,
+    AppendLimits, ArrivalPage, AuthorRange, DamagedRun, Findings, Incarnation, LogReader, LogStats, RepairReport,
+    ScrubStep, SpaceLog, StoredRun, VerifyReport,
 };
 pub use position::Position;
 pub use progress::{Activity, Progress};

@@ -9,9 +9,11 @@
 //! copied to a new segment before anybody sees it ([`recovery`]).
 
 mod indexing;
+mod passage;
 mod reader;
 mod record;
 mod recovery;
+mod repair;
 mod segment;
 mod verify;
 mod writer;
@@ -22,8 +24,11 @@ use std::sync::{Arc, Mutex};
 
 use syncline_model::SpaceId;
 
+pub use self::passage::{DamagedRun, ScrubStep};
 pub use self::reader::{ArrivalPage, AuthorRange, LogReader, LogStats, StoredRun};
 use self::record::RecordCodec;
+pub use self::repair::RepairReport;
+pub(crate) use self::repair::{Held, held_ranges, missing_ranges};
 pub(crate) use self::segment::create_first_segment;
 use self::segment::segment_path;
 pub use self::verify::{Findings, VerifyReport};

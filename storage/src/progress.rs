@@ -14,6 +14,10 @@ pub enum Activity {
     Indexing,
     /// Every record is checked.
     Verifying,
+    /// A log is written to a backup; how much is left is not known.
+    BackingUp,
+    /// A log is read from a backup; how much is left is not known.
+    Restoring,
 }
 
 /// How far a long-running step is.

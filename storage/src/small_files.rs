@@ -124,7 +124,7 @@ pub(crate) fn read_whole(disk: &dyn Disk, path: &str) -> Result<Option<Vec<u8>>,
     Ok(Some(bytes))
 }
 
-fn check_name(name: &str) -> Result<(), StorageError> {
+pub(crate) fn check_name(name: &str) -> Result<(), StorageError> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
     let good = !name.is_empty()
         && name.len() <= NAME_BYTES_MAX

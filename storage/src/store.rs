@@ -1,5 +1,7 @@
 //! The data directory: who may use it, what is in it, and the spaces stored there.
 
+mod repairing;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
@@ -27,6 +29,8 @@ const LOCK_FILE: &str = "lock";
 const INDEX_LINE: &str = "index ";
 /// A file of this name asks the next start to make the index anew.
 const CONDEMNED_FILE: &str = "index.condemned";
+/// A file of this name is there while a backup is restored into the directory.
+const RESTORING_FILE: &str = "restoring";
 const DAMAGED_PREFIX: &str = "index.damaged-";
 /// Indexes put aside that are kept for inspection; they hold nothing that is not in the log.
 const DAMAGED_INDEXES_KEPT: usize = 2;
@@ -134,6 +138,9 @@ impl Store {
     /// A store on a given disk and index, as a simulator needs it. Nothing locks the disk.
     pub fn assemble(disk: Arc<dyn Disk>, index: Arc<dyn Index>, options: OpenOptions) -> Result<Self, StorageError> {
         check_format(&*disk, options.index)?;
+        if read_whole(&*disk, RESTORING_FILE)?.is_some() {
+            return Err(StorageError::HalfRestored);
+        }
         for directory in [NODE_DIRECTORY, SPACES_DIRECTORY] {
             disk.create_directory(directory).map_err(StorageError::io("create", directory))?;
         }
@@ -189,9 +196,27 @@ impl Store {
             return Err(StorageError::UnknownSpace(space));
         }
         let open = self.open.enter(space)?;
-        let directory = format!("{}/{LOG_DIRECTORY}", space_directory(space));
         let index_of = |space, incarnation, index_use| self.index_of(space, incarnation, index_use);
-        SpaceLog::open(&self.disk, directory, self.limits, open, &index_of, progress)
+        self.open_log(open, &index_of, progress)
+    }
+
+    fn open_log(
+        &self,
+        open: OpenSpace,
+        index_of: &dyn Fn(SpaceId, Incarnation, IndexUse) -> Result<SpaceIndex, StorageError>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<SpaceLog, StorageError> {
+        let directory = format!("{}/{LOG_DIRECTORY}", space_directory(open.space()));
+        SpaceLog::open(&self.disk, directory, self.limits, open, index_of, progress)
+    }
+
+    /// Marks the directory as being restored into, or no longer.
+    pub(crate) fn set_restoring(&self, restoring: bool) -> Result<(), StorageError> {
+        if restoring {
+            return write_whole(&*self.disk, "", RESTORING_FILE, &[], Access::Default);
+        }
+        self.disk.remove_file(RESTORING_FILE).map_err(StorageError::io("remove", RESTORING_FILE))?;
+        self.disk.sync_directory("").map_err(StorageError::io("sync", "the data directory"))
     }
 
     /// Removes a space with everything stored of it, its keys included. Its log must not be open.

@@ -85,12 +85,12 @@ type VisitArrival<'a> = &'a mut dyn FnMut(Position, &[u8]) -> Result<ControlFlow
 
 /// Where to read one run.
 #[derive(Debug, Clone, Copy)]
-struct Planned {
-    position: Position,
-    length: u32,
-    author: DeviceId,
-    first: u64,
-    last: u64,
+pub(super) struct Planned {
+    pub(super) position: Position,
+    pub(super) length: u32,
+    pub(super) author: DeviceId,
+    pub(super) first: u64,
+    pub(super) last: u64,
 }
 
 impl Planned {
@@ -347,7 +347,7 @@ impl LogReader {
     }
 
     /// Reads the planned runs, records that stand close together with one read.
-    fn fetch(&self, plan: &[Planned]) -> Result<Vec<StoredRun>, StorageError> {
+    pub(super) fn fetch(&self, plan: &[Planned]) -> Result<Vec<StoredRun>, StorageError> {
         let mut runs = Vec::with_capacity(plan.len());
         let mut buffer = Vec::new();
         let mut rest = plan;
@@ -417,7 +417,7 @@ impl LogReader {
     }
 }
 
-fn planned_arrival(position: Position, value: &[u8]) -> Result<Planned, IndexError> {
+pub(super) fn planned_arrival(position: Position, value: &[u8]) -> Result<Planned, IndexError> {
     let arrival = decode_arrival(value)?;
     let crate::layout::Arrival { length, author, first, last } = arrival;
     Ok(Planned { position, length, author, first, last })

@@ -301,6 +301,12 @@ impl SpaceLog {
         Ok(())
     }
 
+    /// Syncs, and begins a new segment unless the current one is empty: its header proves for good what is durable.
+    pub(crate) fn end_segment(&mut self) -> Result<(), StorageError> {
+        self.sync()?;
+        if self.segment.length > SEGMENT_HEADER_BYTES { self.begin_segment() } else { Ok(()) }
+    }
+
     /// Ends the current segment, durable to its end, and begins the next.
     fn begin_segment(&mut self) -> Result<(), StorageError> {
         self.sync_segment()?;

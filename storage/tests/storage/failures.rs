@@ -492,3 +492,151 @@ fn a_failed_removal_of_a_space_is_finished_by_the_next_one() {
         }
     }
 }
+
+/// Does something on a failing disk once for each of its calls and each failure; returns how many failed.
+fn sweep_calls(
+    begin: &dyn Fn() -> (MemoryDisk, MemoryIndex),
+    act: &dyn Fn(&FailingDisk, &MemoryIndex) -> bool,
+    check: &dyn Fn(&MemoryDisk, &MemoryIndex, bool, &str),
+) -> u64 {
+    let mut fired = 0;
+    for failure in FAILURES {
+        for at in 1.. {
+            let (memory, index) = begin();
+            let disk = FailingDisk::new(memory.clone());
+            disk.fail_at(at, failure);
+            let done = act(&disk, &index);
+            let reached = disk.schedule().has_come();
+            fired += u64::from(disk.schedule().fired > 0);
+            disk.heal();
+            let context = format!("{failure:?} at call {at}, done: {done}");
+            memory.restart();
+            check(&memory, &index, done, &context);
+            memory.lose_power(&mut |_| 0);
+            index.lose_power(&mut |_| 0);
+            check(&memory, &index, done, &format!("{context}, then the power went"));
+            if !reached {
+                assert!(at > 5 && done, "{context}");
+                break;
+            }
+        }
+    }
+    fired
+}
+
+/// A log that ended cleanly, and its runs.
+fn clean() -> (MemoryDisk, MemoryIndex, Told) {
+    let (mut told, mut authors) = (Told { keys: vec![FIRST_KEYS.to_vec()], ..Told::default() }, authors());
+    let (memory, index) = unclean(&mut told, &mut authors);
+    let store = start(Arc::new(memory.clone()), Arc::new(index.clone()), SMALL).unwrap();
+    store.open_space(SPACE, &mut |_| {}).unwrap().close().unwrap();
+    told.acknowledged = told.handed_in.len();
+    told.created = true;
+    (memory, index, told)
+}
+
+#[test]
+fn a_failure_at_any_call_of_a_repair_loses_nothing() {
+    let told = clean().2;
+    let repair = |disk: &FailingDisk, index: &MemoryIndex| {
+        let store = start(Arc::new(disk.clone()), Arc::new(index.clone()), SMALL);
+        store.and_then(|store| store.repair_space(SPACE, &mut |_| {})).is_ok()
+    };
+    let begin = || {
+        let (memory, index, _) = clean();
+        (memory, index)
+    };
+    let fired = sweep_calls(&begin, &repair, &|memory, index, _, context| {
+        check(memory, index, &told, context);
+    });
+    assert!(fired > 100, "{fired}");
+}
+
+#[test]
+fn a_failure_at_any_call_of_a_backup_leaves_the_log_alone_and_the_backup_unfinished() {
+    let told = clean().2;
+    let begin = || {
+        let (memory, index, _) = clean();
+        (memory, index)
+    };
+    let back_up = |disk: &FailingDisk, index: &MemoryIndex| {
+        let write = || -> Result<u64, syncline_storage::BackupError> {
+            let store = start(Arc::new(disk.clone()), Arc::new(index.clone()), SMALL)?;
+            let log = store.open_space(SPACE, &mut |_| {})?;
+            let mut writer = syncline_storage::BackupWriter::new(Vec::new())?;
+            let damaged = writer.space(&log.reader(), &[], &mut |_| {})?;
+            assert!(damaged.is_empty(), "a failed read is no damage");
+            Ok(writer.finish()?.0.runs)
+        };
+        let written = write();
+        assert!(written.as_ref().is_err() || written.is_ok_and(|runs| runs == told.acknowledged as u64));
+        write().is_ok()
+    };
+    let fired = sweep_calls(&begin, &back_up, &|memory, index, _, context| {
+        check(memory, index, &told, context);
+    });
+    assert!(fired > 50, "{fired}");
+}
+
+/// A stream that takes so many bytes and then fails.
+struct Limited(usize);
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(self.0);
+        self.0 -= taken;
+        if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_backup_is_finished_only_when_every_byte_was_taken() {
+    let (memory, index, _) = clean();
+    let store = start(Arc::new(memory), Arc::new(index), SMALL).unwrap();
+    let log = store.open_space(SPACE, &mut |_| {}).unwrap();
+    let write = |limit| {
+        let mut writer = syncline_storage::BackupWriter::new(Limited(limit))?;
+        writer.space(&log.reader(), &[("keys", b"sealed")], &mut |_| {})?;
+        writer.finish()
+    };
+    let bytes = write(usize::MAX).unwrap().0.bytes as usize;
+    for limit in (0..bytes).step_by(37).chain([bytes - 1]) {
+        assert!(matches!(write(limit), Err(syncline_storage::BackupError::Io { .. })), "{limit}");
+    }
+    write(bytes).unwrap();
+}
+
+#[test]
+fn a_failure_at_any_call_of_a_restore_leaves_all_of_it_or_a_directory_that_says_no() {
+    let (memory, index, told) = clean();
+    let backup = {
+        let store = start(Arc::new(memory), Arc::new(index), SMALL).unwrap();
+        let log = store.open_space(SPACE, &mut |_| {}).unwrap();
+        let mut writer = syncline_storage::BackupWriter::new(Vec::new()).unwrap();
+        writer.space(&log.reader(), &[("keys", FIRST_KEYS)], &mut |_| {}).unwrap();
+        writer.finish().unwrap().1
+    };
+    let restore = |disk: &FailingDisk, index: &MemoryIndex| {
+        let Ok(store) = start(Arc::new(disk.clone()), Arc::new(index.clone()), SMALL) else { return false };
+        let mut keep = |file: &syncline_storage::BackupFile| Ok(Some(file.bytes.clone()));
+        syncline_storage::restore(&backup[..], &store, &mut || INCARNATION, &mut keep, &mut |_| {}).is_ok()
+    };
+    let begin = || (MemoryDisk::new(), MemoryIndex::new());
+    let fired = sweep_calls(&begin, &restore, &|memory, index, done, context| {
+        match start(Arc::new(memory.clone()), Arc::new(index.clone()), SMALL) {
+            Err(error) => assert!(!done && matches!(error, StorageError::HalfRestored), "{context}: {error}"),
+            // The last call may have failed after it did its work.
+            Ok(store) if done || !store.spaces().unwrap().is_empty() => {
+                drop(store);
+                let ids = check(memory, index, &told, context);
+                assert_eq!(ids.len(), told.acknowledged, "{context}");
+            }
+            Ok(_) => {}
+        }
+    });
+    assert!(fired > 100, "{fired}");
+}

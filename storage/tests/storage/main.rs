@@ -8,6 +8,7 @@ mod failures;
 mod images;
 mod index_files;
 mod index_measure;
+mod keeping;
 mod measure;
 mod oracle;
 mod reading;
