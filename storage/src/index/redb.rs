@@ -70,13 +70,13 @@ impl RedbIndex {
         Self { _lock: Some(lock), ..self }
     }
 
-    fn commit(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>, durability: Durability) -> Result<(), IndexError> {
+    fn commit(&self, batch: &Batch, durability: Durability) -> Result<(), IndexError> {
         guarded(|| -> Result<(), redb::Error> {
             let mut transaction = self.database.begin_write()?;
             transaction.set_durability(durability)?;
             {
                 let mut table = transaction.open_table(TABLE)?;
-                for (key, value) in &changes {
+                for (key, value) in &batch.changes {
                     match value {
                         Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
                         None => drop(table.remove(key.as_slice())?),
@@ -154,10 +154,10 @@ impl Index for RedbIndex {
         let bytes = batch.changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len));
         let (changes, bytes) = (volatile.0 + batch.len(), volatile.1 + bytes.sum::<usize>());
         if changes > VOLATILE_CHANGES_MAX || bytes > VOLATILE_BYTES_MAX {
-            self.commit(batch.changes, Durability::Immediate)?;
+            self.commit(&batch, Durability::Immediate)?;
             *volatile = (0, 0);
         } else {
-            self.commit(batch.changes, Durability::None)?;
+            self.commit(&batch, Durability::None)?;
             *volatile = (changes, bytes);
         }
         Ok(())
@@ -165,7 +165,7 @@ impl Index for RedbIndex {
 
     fn flush(&self) -> Result<(), IndexError> {
         let mut volatile = self.volatile.lock().unwrap_or_else(PoisonError::into_inner);
-        self.commit(Vec::new(), Durability::Immediate)?;
+        self.commit(&Batch::default(), Durability::Immediate)?;
         *volatile = (0, 0);
         Ok(())
     }

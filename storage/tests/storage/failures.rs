@@ -393,8 +393,11 @@ const FAILURES: [Failure; 6] = [
     Failure { kind: FaultKind::HalfWritten, lasting: true },
 ];
 
-/// Runs `workload` once for every call that it makes and every failure; returns how many failed.
-fn sweep(begin: &dyn Fn(&mut Told, &mut [Author]) -> (MemoryDisk, MemoryIndex), with_index: bool) -> u64 {
+/// What a sweep begins with each time.
+type Begin<'a> = &'a dyn Fn(&mut Told, &mut [Author]) -> (MemoryDisk, MemoryIndex);
+
+/// Does the work once for every call that it makes and every failure; returns how many failed.
+fn sweep(begin: Begin<'_>, with_index: bool) -> u64 {
     let mut fired = 0;
     for failure in FAILURES {
         for at in 1.. {

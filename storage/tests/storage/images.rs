@@ -165,7 +165,7 @@ fn check_image(
     let opened: Arc<dyn Disk> =
         recorded.as_ref().map_or_else(|| Arc::new(disk.clone()) as Arc<dyn Disk>, |disk| Arc::new(disk.clone()));
     let index_before = again.then(|| copy_of(index));
-    let ids = open_and_check(opened, index, sizes, promise, context);
+    let ids = open_and_check(&opened, index, sizes, promise, context);
     tally.operations_checked += promise.acknowledged;
     if let (Some(recorded), Some(index_before)) = (recorded, index_before) {
         check_second_loss(&recorded.history(), &index_before, sizes, promise, tally, context);
@@ -178,7 +178,7 @@ fn check_image(
             (later.handed_in, later.acknowledged, later.space_required) = (ids.clone(), ids.len(), true);
         }
         let context = format!("{context}, what was shown once");
-        open_and_check(Arc::new(disk.clone()), index, sizes, &later, &context);
+        open_and_check(&(Arc::new(disk.clone()) as Arc<dyn Disk>), index, sizes, &later, &context);
     }
 }
 
@@ -200,7 +200,7 @@ fn check_second_loss(
                 tally.second_losses += 1;
                 tally.openings += 1;
                 let context = format!("{context}, then {image:?}");
-                open_and_check(Arc::new(disk), &copy_of(index), sizes, promise, &context);
+                open_and_check(&(Arc::new(disk) as Arc<dyn Disk>), &copy_of(index), sizes, promise, &context);
             }
         }
     }
@@ -208,7 +208,7 @@ fn check_second_loss(
 
 /// Opens an image and compares it with what was promised; returns the runs shown, None without the space.
 fn open_and_check(
-    disk: Arc<dyn Disk>,
+    disk: &Arc<dyn Disk>,
     index: &MemoryIndex,
     sizes: Sizes,
     promise: &Promise,

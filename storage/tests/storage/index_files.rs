@@ -55,9 +55,9 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copy(&entry.path(), &target)
+            copy(&entry.path(), &target);
         } else {
-            assert!(fs::copy(entry.path(), target).is_ok())
+            assert!(fs::copy(entry.path(), target).is_ok());
         }
     }
 }
@@ -137,7 +137,7 @@ fn damages_of_the_directory() -> Vec<Damage> {
                 let mut files = Vec::new();
                 files_below(path, &mut files);
                 // The superuser reads it nonetheless.
-                files.iter().for_each(|file| fs::set_permissions(file, fs::Permissions::from_mode(0)).unwrap());
+                files.iter().for_each(|file| fs::set_permissions(file, fs::Permissions::from_mode(0o000)).unwrap());
             }),
         ),
     ]
