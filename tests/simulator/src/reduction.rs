@@ -18,7 +18,7 @@ pub struct Reduction {
     pub actions: BTreeSet<u64>,
     /// Things that go wrong once.
     pub faults: BTreeSet<u64>,
-    /// Things that go wrong all the time, by their place in [`Ambient::KINDS`].
+    /// Things that go wrong all the time, by their place in `Ambient::KINDS`.
     pub ambient: BTreeSet<u64>,
 }
 
