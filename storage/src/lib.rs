@@ -3,7 +3,7 @@
 //! The log is the truth: per space, segment files of records (length, checksums, the bytes of one run). An append is
 //! one write, a group of appends shares one `fdatasync`, and nothing is shown to anybody before that returned. The
 //! index is derived: where each run stands, by arrival and by author, and whatever others keep beside it. It lives in
-//! sled, one tree for the whole node; a lost or damaged index is made anew from the log.
+//! sled or redb, one map for the whole node; a lost or damaged index is made anew from the log.
 //!
 //! ```text
 //! DIR/lock                        held while a process uses the directory; names that process
@@ -17,8 +17,9 @@
 //! ```
 //!
 //! [`Store`] is the directory, [`SpaceLog`] one space's log with its single writer, [`LogReader`] what any number of
-//! threads read with. [`Disk`] and [`Index`] have a real and an in-memory implementation each; the in-memory ones
-//! crash and fail on demand.
+//! threads read with. [`Disk`] and [`Index`] have real implementations and one in memory each; the in-memory ones
+//! crash and fail on demand, and [`disk::RecordingDisk`] rebuilds what any power loss may leave. [`BackupWriter`] and
+//! [`restore`] take logs out and in as one stream.
 
 mod backup;
 pub mod disk;

@@ -238,6 +238,8 @@ struct Told {
     /// The log said that it takes no more.
     poisoned: bool,
     failures: usize,
+    /// Whether the process ends once something failed and what took its place is acknowledged.
+    ends_after_failure: bool,
 }
 
 const FIRST_KEYS: &[u8] = b"secret";
@@ -252,6 +254,9 @@ fn write(store: &Store, told: &mut Told, authors: &mut [Author]) -> Result<(), S
     for (round, payload) in [150, 400, 900, 60].into_iter().enumerate() {
         append(&mut log, authors, 1 + round % authors.len(), payload, told)?;
         sync(&mut log, told)?;
+        if told.ends_after_failure && told.failures > 0 {
+            return Ok(());
+        }
     }
     let keys = vec![7; 300];
     told.keys.push(keys.clone());
@@ -399,10 +404,11 @@ type Begin<'a> = &'a dyn Fn(&mut Told, &mut [Author]) -> (MemoryDisk, MemoryInde
 /// Does the work once for every call that it makes and every failure; returns how many failed.
 fn sweep(begin: Begin<'_>, with_index: bool) -> u64 {
     let mut fired = 0;
-    for failure in FAILURES {
+    for (failure, ends_after_failure) in FAILURES.iter().flat_map(|failure| [(*failure, false), (*failure, true)]) {
         for at in 1.. {
             let (mut told, mut authors) = (Told { keys: vec![FIRST_KEYS.to_vec()], ..Told::default() }, authors());
             let (memory, index) = begin(&mut told, &mut authors);
+            (told.failures, told.ends_after_failure) = (0, ends_after_failure);
             if !with_index {
                 index.erase();
             }
@@ -444,6 +450,30 @@ fn a_failure_at_any_call_of_a_recovery_loses_nothing_acknowledged() {
         let fired = sweep(&unclean, with_index);
         assert!(fired > 300, "{fired}");
     }
+}
+
+/// A log whose last segment has its name, but not durably.
+fn unclean_name(told: &mut Told, authors: &mut [Author]) -> (MemoryDisk, MemoryIndex) {
+    let (memory, index) = (MemoryDisk::new(), MemoryIndex::new());
+    let store = start(Arc::new(memory.clone()), Arc::new(index.clone()), SMALL).unwrap();
+    store.create_space(SPACE, INCARNATION, &[("keys", FIRST_KEYS)]).unwrap();
+    let mut log = store.open_space(SPACE, &mut |_| {}).unwrap();
+    append(&mut log, authors, 1, 900, told).unwrap();
+    sync(&mut log, told).unwrap();
+    memory.inject(Fault { operation: DiskOperation::SyncDirectory, skip: 0, kind: FaultKind::Error });
+    append(&mut log, authors, 1, 900, told).unwrap_err();
+    assert_eq!((memory.faults_fired(), told.poisoned), (1, true));
+    // The segment was begun for runs that were never written.
+    told.refused.clear();
+    authors[0].go_back_to((1, told.handed_in[0]));
+    memory.restart();
+    (memory, index)
+}
+
+#[test]
+fn a_failure_at_any_call_after_a_roll_over_that_failed_loses_nothing_acknowledged() {
+    let fired = sweep(&unclean_name, true);
+    assert!(fired > 300, "{fired}");
 }
 
 #[test]

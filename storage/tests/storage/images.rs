@@ -1,7 +1,7 @@
 //! Power losses, one by one: everything that a disk may hold after any call of a script, opened and checked.
 //!
 //! The deep form enumerates every script of up to three steps:
-//! `cargo test --release -p syncline-storage --test storage -- --ignored --nocapture crash_images`.
+//! `cargo test --release -p syncline-storage --test storage -- --ignored --nocapture any_short_script`.
 #![allow(clippy::print_stdout, reason = "the deep form is for a person to read")]
 
 use std::collections::BTreeSet;
