@@ -224,6 +224,18 @@ impl Index for FailingIndex {
     }
 }
 
+/// When a workload ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum End {
+    /// After all of it.
+    #[default]
+    Whole,
+    /// After the first thing that was acknowledged.
+    First,
+    /// Once something failed and what took its place is acknowledged.
+    Failure,
+}
+
 /// What a workload was told.
 #[derive(Debug, Default)]
 struct Told {
@@ -238,8 +250,8 @@ struct Told {
     /// The log said that it takes no more.
     poisoned: bool,
     failures: usize,
-    /// Whether the process ends once something failed and what took its place is acknowledged.
-    ends_after_failure: bool,
+    /// When the process ends.
+    end: End,
 }
 
 const FIRST_KEYS: &[u8] = b"secret";
@@ -254,7 +266,7 @@ fn write(store: &Store, told: &mut Told, authors: &mut [Author]) -> Result<(), S
     for (round, payload) in [150, 400, 900, 60].into_iter().enumerate() {
         append(&mut log, authors, 1 + round % authors.len(), payload, told)?;
         sync(&mut log, told)?;
-        if told.ends_after_failure && told.failures > 0 {
+        if told.end == End::First || told.end == End::Failure && told.failures > 0 {
             return Ok(());
         }
     }
@@ -404,11 +416,15 @@ type Begin<'a> = &'a dyn Fn(&mut Told, &mut [Author]) -> (MemoryDisk, MemoryInde
 /// Does the work once for every call that it makes and every failure; returns how many failed.
 fn sweep(begin: Begin<'_>, with_index: bool) -> u64 {
     let mut fired = 0;
-    for (failure, ends_after_failure) in FAILURES.iter().flat_map(|failure| [(*failure, false), (*failure, true)]) {
+    let ends = [End::Whole, End::First, End::Failure];
+    let variants = ends.map(|end| [(end, false), (end, true)]).concat();
+    for (failure, (end, power_first)) in
+        FAILURES.iter().flat_map(|failure| variants.iter().map(|variant| (*failure, *variant)))
+    {
         for at in 1.. {
             let (mut told, mut authors) = (Told { keys: vec![FIRST_KEYS.to_vec()], ..Told::default() }, authors());
             let (memory, index) = begin(&mut told, &mut authors);
-            (told.failures, told.ends_after_failure) = (0, ends_after_failure);
+            (told.failures, told.end) = (0, end);
             if !with_index {
                 index.erase();
             }
@@ -419,18 +435,24 @@ fn sweep(begin: Begin<'_>, with_index: bool) -> u64 {
             disk.heal();
             let context = format!("{failure:?} at call {at}: {done:?}");
             fired += u64::from(disk.schedule().fired > 0);
-            // The process starts again, what the system has in its cache is still there.
-            memory.restart();
-            let ids = check(&memory, &index, &told, &context);
-            // What was shown once stays, the power lost or not.
-            told.handed_in.extend(std::mem::take(&mut told.refused));
-            told.handed_in.truncate(ids.len());
-            told.acknowledged = ids.len();
-            memory.lose_power(&mut |_| 0);
-            index.lose_power(&mut |_| 0);
-            check(&memory, &index, &told, &format!("{context}, then the power went"));
+            if power_first {
+                memory.lose_power(&mut |_| 0);
+                index.lose_power(&mut |_| 0);
+                check(&memory, &index, &told, &format!("{context}, the power went at once"));
+            } else {
+                // The process starts again, what the system has in its cache is still there.
+                memory.restart();
+                let ids = check(&memory, &index, &told, &context);
+                // What was shown once stays, the power lost or not.
+                told.handed_in.extend(std::mem::take(&mut told.refused));
+                told.handed_in.truncate(ids.len());
+                told.acknowledged = ids.len();
+                memory.lose_power(&mut |_| 0);
+                index.lose_power(&mut |_| 0);
+                check(&memory, &index, &told, &format!("{context}, then the power went"));
+            }
             if !reached {
-                assert!(at > 30, "the workload makes calls: {at}");
+                assert!(at > 15, "the workload makes calls: {at}");
                 break;
             }
         }
