@@ -199,7 +199,8 @@ proptest! {
             (document.view(), document.heads(), document.conflicts(&Pointer::root()), history)
         };
         prop_assert_eq!(shown(&loaded), shown(&one));
-        let (ours, theirs) = (one.edit(&ALICE, &[Edit::Put(next.clone())], mode), loaded.edit(&ALICE, &[Edit::Put(next)], mode));
+        let next = [Edit::Put(next)];
+            let (ours, theirs) = (one.edit(&ALICE, &next, mode), loaded.edit(&ALICE, &next, mode));
         prop_assert_eq!(ours.expect("it can be put"), theirs.expect("it can be put"), "both make the same change");
         prop_assert_eq!(shown(&loaded), shown(&one));
     }

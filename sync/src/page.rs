@@ -242,7 +242,8 @@ mod tests {
             wanted in prop::collection::btree_map(0u8..4, (0u64..30, 0u64..30), 1..4),
         ) {
             let stored = stored_logs(&cuts, 40, &order);
-            let held = |author: DeviceId| stored.iter().filter(|run| run.author() == author).map(|run| run.last()).max();
+            let of = |author: DeviceId| stored.iter().filter(move |run| run.author() == author);
+            let held = |author: DeviceId| of(author).map(|run| run.last()).max();
             let ranges: Vec<Range> = wanted
                 .iter()
                 .map(|(author, (a, b))| range(device(author + 1).id(), *a.min(b), *a.max(b)))
@@ -284,7 +285,8 @@ mod tests {
                 prop_assert!(!runs.is_empty(), "each page goes on");
                 for run in &runs {
                     let at = authors.iter().position(|author| *author == run.author()).unwrap();
-                    prop_assert_eq!((run.first() - 1, run.previous()), heads[at], "it goes on where the last one ended");
+                    let goes_on = (run.first() - 1, run.previous());
+                    prop_assert_eq!(goes_on, heads[at], "it goes on where the last one ended");
                     heads[at] = (run.last(), run.last_id());
                 }
                 let complete = heads.iter().zip(&lasts).all(|(head, last)| head.0 == *last);

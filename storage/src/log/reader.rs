@@ -126,7 +126,8 @@ impl LogReader {
 
     /// The last damaged record that any reader of this log has met and put in quarantine; told once.
     ///
-    /// Whoever keeps in memory what the log holds has to forget the record's operations, so that they are fetched again.
+    /// Whoever keeps in memory what the log holds has to forget the record's operations, so that they are fetched
+    /// again.
     pub fn take_damage(&self) -> Option<StorageError> {
         self.parts.damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }

@@ -34,7 +34,8 @@ const SHRUNK_MAX: usize = 3;
 #[command(version, max_term_width = 120)]
 struct Arguments {
     /// Run this seed and print its plan, the end of its trace, and its outcome.
-    #[arg(long, value_name = "N", conflicts_with_all = ["seeds", "large"], required_unless_present_any = INSTEAD_OF_SEED)]
+    #[arg(long, value_name = "N", conflicts_with_all = ["seeds", "large"])]
+    #[arg(required_unless_present_any = INSTEAD_OF_SEED)]
     seed: Option<u64>,
     /// Leave parts of the plan of --seed out, as in actions=3,5-9; also spaces, devices, faults, ambient.
     #[arg(long, value_name = "PARTS", requires = "seed")]
@@ -64,7 +65,8 @@ struct Arguments {
 #[derive(Debug, clap::Args)]
 struct PlantedArguments {
     /// Plant a bug, or each in turn, and tell whether the seeds find it.
-    #[arg(long, value_name = "BUG", num_args = 0..=1, conflicts_with_all = ["seed", "seeds"], value_parser = planted::parse_bug)]
+    #[arg(long, value_name = "BUG", num_args = 0..=1, conflicts_with_all = ["seed", "seeds"])]
+    #[arg(value_parser = planted::parse_bug)]
     planted: Option<Option<syncline_model::planted::Bug>>,
     /// How many seeds look for each bug.
     #[arg(long, value_name = "N", default_value_t = planted::SEEDS, requires = "planted")]

@@ -194,7 +194,10 @@ proptest! {
             naive.insert(name.clone(), json!({"n": number}));
         }
         for index in deleted {
-            let Some(name) = (!naive.is_empty()).then(|| index.get(&naive.keys().collect::<Vec<_>>()).to_string()) else { break };
+            if naive.is_empty() {
+                break;
+            }
+            let name = index.get(&naive.keys().collect::<Vec<_>>()).to_string();
             replica.write(vec![delete(&name)]).unwrap();
             naive.remove(&name);
         }
