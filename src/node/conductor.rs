@@ -67,8 +67,8 @@ pub(crate) enum Command {
 pub(crate) enum Notice {
     /// What is known of a space changed.
     FactsChanged(SpaceId),
-    /// A peer answered a hello.
-    Shares(DeviceId, Vec<SpaceId>),
+    /// A peer answered a hello of a greeting.
+    Greeted { peer: DeviceId, greeting: u64, shared: Vec<SpaceId> },
     /// A peer answered an application for admission.
     JoinAnswered(SpaceId, JoinAnswer),
 }
@@ -99,14 +99,32 @@ struct Hosted {
 struct Peer {
     tags: PeerTags,
     shares: BTreeSet<SpaceId>,
-    /// Whether the last hello was answered.
-    greeted: bool,
+    greeting: Greeting,
+}
+
+/// The last greeting of a peer: a hello for each group of spaces that are here.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Greeting {
+    /// Tells it from all others: an answer to an earlier one says nothing of spaces that came since.
+    number: u64,
+    /// Hellos that are not answered.
+    open: usize,
+}
+
+impl Greeting {
+    fn answered(&mut self, number: u64) {
+        if self.number == number {
+            self.open = self.open.saturating_sub(1);
+        }
+    }
 }
 
 pub(super) struct Conductor {
     workshop: Workshop,
     spaces: BTreeMap<SpaceId, Hosted>,
     peers: BTreeMap<DeviceId, Peer>,
+    /// How many greetings there were.
+    greetings: u64,
     random: StdRng,
     notices: mpsc::Sender<Notice>,
     published: watch::Sender<Arc<Vec<SpaceEntry>>>,
@@ -123,9 +141,16 @@ impl Conductor {
         let (commands, command_receiver) = mpsc::channel(COMMAND_QUEUE);
         let (notices, notice_receiver) = mpsc::channel(NOTICE_QUEUE);
         let (published, spaces) = watch::channel(Arc::default());
-        let peers = BTreeMap::new();
-        let mut conductor =
-            Self { workshop, spaces: BTreeMap::new(), peers, random, notices, published, written_peers: Vec::new() };
+        let mut conductor = Self {
+            workshop,
+            spaces: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            greetings: 0,
+            random,
+            notices,
+            published,
+            written_peers: Vec::new(),
+        };
         conductor.open_stored_spaces().await?;
         conductor.redial_known_peers().await;
         tokio::spawn(conductor.run(command_receiver, notice_receiver, events));
@@ -314,7 +339,12 @@ impl Conductor {
     async fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::FactsChanged(space) => self.facts_changed(space).await,
-            Notice::Shares(peer, spaces) => self.shares(peer, spaces),
+            Notice::Greeted { peer, greeting, shared } => {
+                if let Some(known) = self.peers.get_mut(&peer) {
+                    known.greeting.answered(greeting);
+                }
+                self.shares(peer, shared);
+            }
             Notice::JoinAnswered(space, answer) => self.join_answered(space, answer),
         }
     }
@@ -363,16 +393,19 @@ impl Conductor {
             .filter_map(|(space, hosted)| Some((*space, hosted.link.facts.borrow().replication.clone()?)))
             .collect();
         let tags = PeerTags::new(&local, &peer, secrets.iter().map(|(space, secret)| (*space, secret)));
+        let hellos = tags.hellos();
+        self.greetings += 1;
+        let greeting = self.greetings;
         let known = self.peers.entry(peer).or_default();
-        (known.tags, known.greeted) = (tags.clone(), false);
-        for hello in tags.hellos() {
+        (known.tags, known.greeting) = (tags.clone(), Greeting { number: greeting, open: hellos.len() });
+        for hello in hellos {
             let answer = network.send_request(peer, Protocol::Sync, SyncMessage::Hello(hello.clone()).encode());
             let (notices, tags) = (self.notices.clone(), tags.clone());
             self.workshop.runtime.spawn(async move {
                 let answer = answer.await.ok().and_then(|bytes| HelloAnswer::decode(&bytes).ok());
                 if let Some(answer) = answer {
                     let shared = tags.shared(&hello, &answer);
-                    let _ended = notices.send(Notice::Shares(peer, shared)).await;
+                    let _ended = notices.send(Notice::Greeted { peer, greeting, shared }).await;
                 }
             });
         }
@@ -380,7 +413,6 @@ impl Conductor {
 
     fn shares(&mut self, peer: DeviceId, spaces: Vec<SpaceId>) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        known.greeted = true;
         for space in spaces {
             if let Some(hosted) = self.spaces.get(&space)
                 && known.shares.insert(space)
@@ -524,7 +556,7 @@ impl Conductor {
             self.apply_for_admission(space);
         }
         let ungreeted: Vec<DeviceId> =
-            self.peers.iter().filter(|(_, known)| !known.greeted).map(|(peer, _)| *peer).collect();
+            self.peers.iter().filter(|(_, known)| known.greeting.open > 0).map(|(peer, _)| *peer).collect();
         for peer in ungreeted {
             self.greet(peer);
         }
@@ -613,5 +645,20 @@ async fn end_pump(link: &Link) {
     let (reply, done) = oneshot::channel();
     if link.send(Message::Close { reply }) {
         let _ended = done.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_answers_to_the_last_greeting_end_it() {
+        let mut greeting = Greeting { number: 2, open: 2 };
+        greeting.answered(1);
+        assert_eq!(greeting.open, 2, "an earlier greeting did not name every space that is here now");
+        greeting.answered(2);
+        greeting.answered(2);
+        assert_eq!(greeting.open, 0);
     }
 }
