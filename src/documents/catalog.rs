@@ -36,8 +36,9 @@ use syncline_model::{DeviceId, DocumentKey};
 use syncline_storage::{Area, Batch, IndexError, SpaceIndex};
 
 pub(super) use self::recording::{Recording, Touched};
+use super::error::DocumentError;
 use super::feed::FeedRecord;
-use super::request::{DocumentError, Incarnation, Version};
+use super::version::{Incarnation, Version};
 
 pub(super) const STATE: Area = Area::external(0x20);
 pub(super) const AUTHOR: Area = Area::external(0x21);

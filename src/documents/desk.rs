@@ -41,9 +41,10 @@ use self::watch::Watcher;
 use super::cache::Cache;
 use super::catalog::{Catalog, CatalogEntry};
 use super::edit::StringMode;
+use super::error::DocumentError;
 use super::job::{Job, JobDone, Outcome, Returned, Shared, Work};
 use super::operations::Operations;
-use super::request::{Answer, DocumentError, Input, Output, Query, Stats, Token};
+use super::request::{Answer, Input, Output, Query, Stats, Token};
 
 /// Bytes of documents kept in memory, unless configured.
 pub const CACHE_BYTES: usize = 64 << 20;

@@ -16,12 +16,13 @@ use super::catalog::{BlockedRecord, Reference};
 use super::change::{ChangeHash, parse_change};
 use super::document::Document;
 use super::edit::{Edit, EditError, StringMode};
+use super::error::DocumentError;
 use super::history::{HistoryError, HistoryOrder};
 use super::limits::ACTOR_BYTES;
 use super::operations::Operations;
 use super::pointer::Pointer;
 use super::receive::{IncomingChange, Received};
-use super::request::{Carrier, Chunks, ConflictChoice, ConflictPlace, DocumentError, HistoryItem};
+use super::request::{Carrier, Chunks, ConflictChoice, ConflictPlace, HistoryItem};
 use super::snapshot::{Loaded, Snapshot};
 
 /// New changes since the last snapshot that make a job write another one.

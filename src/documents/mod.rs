@@ -42,17 +42,21 @@ mod assemble;
 mod cache;
 mod catalog;
 mod desk;
+mod error;
 mod feed;
 mod job;
 mod operations;
 mod request;
 mod snapshot;
+mod version;
 
 pub use desk::{CACHE_BYTES, Desk, DeskConfig, LARGE_DOCUMENT_BYTES};
+pub use error::DocumentError;
 pub use job::{Job, JobDone};
 pub use operations::{Content, LogOperations, Opener, Operations, ReadError};
 pub use request::{
     Answer, BlockedChange, Carrier, ChangeEvent, ChangePage, Chunks, ConflictChoice, ConflictPage, ConflictPlace,
-    ConflictScope, DocumentConflicts, DocumentError, DocumentView, HistoryItem, Incarnation, Input, List, ListItem,
-    Opened, Output, Query, Stats, Step, Token, Version, VersionError, Written, WrittenDocument,
+    ConflictScope, DocumentConflicts, DocumentView, HistoryItem, Input, List, ListItem, Opened, Output, Query, Stats,
+    Step, Token, Written, WrittenDocument,
 };
+pub use version::{Incarnation, Version, VersionError};

@@ -10,15 +10,16 @@
 //! operations that the core has reported as written.
 
 use std::fmt;
-use std::str::FromStr;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use syncline_model::{DeviceId, DocumentKey, Entry, Lineage, Past, Transaction};
 
 use super::change::ChangeHash;
-use super::edit::{Edit, EditError};
+use super::edit::Edit;
+use super::error::DocumentError;
 use super::job::{Job, JobDone};
+use super::version::Version;
 
 /// Names a request; chosen by the caller, unique among the requests that are open.
 pub type Token = u64;
@@ -517,164 +518,6 @@ pub struct Stats {
     pub jobs: usize,
 }
 
-/// Names one start of counting; positions mean nothing across incarnations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Incarnation(pub [u8; 8]);
-
-/// A position in this replica's visible order: how many operations are visible.
-///
-/// Its text form is `<incarnation>-<position>`, both in hexadecimal and decimal respectively. It means something only
-/// to the replica that gave it; any other refuses it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Version {
-    /// Which counting it belongs to.
-    pub incarnation: Incarnation,
-    /// How many operations were visible.
-    pub position: u64,
-}
-
-/// A text is not a version.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{shown}` is not a version: pass one as this node gave it, such as `0011223344556677-42`")]
-pub struct VersionError {
-    shown: String,
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", data_encoding::HEXLOWER.encode(&self.incarnation.0), self.position)
-    }
-}
-
-impl FromStr for Version {
-    type Err = VersionError;
-
-    fn from_str(text: &str) -> Result<Self, VersionError> {
-        let parse = || {
-            let (incarnation, position) = text.split_once('-')?;
-            let incarnation = data_encoding::HEXLOWER.decode(incarnation.as_bytes()).ok()?;
-            let plain = position.bytes().all(|byte| byte.is_ascii_digit());
-            Some(Self {
-                incarnation: Incarnation(incarnation.try_into().ok()?),
-                position: position.parse().ok().filter(|_| plain)?,
-            })
-        };
-        parse().ok_or_else(|| VersionError { shown: text.chars().take(80).collect() })
-    }
-}
-
-impl Serialize for Version {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Version {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// Why a request was not fulfilled; the variants differ in what the caller does next.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DocumentError {
-    /// There is no such document: create it, or correct the key.
-    #[error("there is no document `{key}`")]
-    NotFound {
-        /// The key asked for.
-        key: DocumentKey,
-    },
-    /// A step cannot be made: correct it.
-    #[error("step {step} on `{key}`: {source}")]
-    BadEdit {
-        /// Which step of the transaction, from 0.
-        step: usize,
-        /// Its document.
-        key: DocumentKey,
-        /// What is wrong with it.
-        source: Box<EditError>,
-    },
-    /// A change made elsewhere cannot be part of the document: the program that made it has to be corrected.
-    #[error("step {step} on `{key}`, change {change}: {reason}")]
-    BadChange {
-        /// Which step of the transaction, from 0.
-        step: usize,
-        /// Its document.
-        key: DocumentKey,
-        /// Which of its changes, from 0.
-        change: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The request exceeds a limit: split it.
-    #[error("too many {what} in one request: at most {limit}, so split it")]
-    TooLarge {
-        /// What there is too much of.
-        what: &'static str,
-        /// The limit.
-        limit: usize,
-    },
-    /// This device may not write to the space: ask a steward for the role.
-    #[error("this device may not write here: it is a {role} of the space; ask the steward for the role of writer")]
-    NotWritable {
-        /// The role it has.
-        role: &'static str,
-    },
-    /// The document holds a named change no more, or never did: take hashes from its history.
-    #[error("`{key}` holds no change {hash}: take the hashes from its history")]
-    UnknownChange {
-        /// The document.
-        key: DocumentKey,
-        /// The change, in hexadecimal.
-        hash: String,
-    },
-    /// The version comes from another replica, or from before this one was rebuilt: read again and go on from there.
-    #[error("version {version} is not of this replica's present order: read anew and continue from the version given")]
-    ForeignVersion {
-        /// The version passed.
-        version: Version,
-    },
-    /// A transaction that this one was made on top of was not written: make it again.
-    #[error("an earlier transaction on `{key}` was not written, so this one was not either: repeat it")]
-    Undone {
-        /// A document that both touch.
-        key: DocumentKey,
-    },
-    /// Too much is open at once: wait and repeat.
-    #[error("the node is busy: {what} are limited to {limit} at once; repeat later")]
-    Overloaded {
-        /// What there is too much of.
-        what: &'static str,
-        /// The limit.
-        limit: usize,
-    },
-    /// The document cannot be read from what is stored here: repair the space or fetch it again.
-    #[error("`{key}` cannot be read: {reason}; run a repair of the space")]
-    Damaged {
-        /// The document.
-        key: DocumentKey,
-        /// What failed.
-        reason: String,
-    },
-    /// The disk is full: free some space, and repeat.
-    #[error("the disk is full: nothing was written; free some space, reading still works")]
-    NoRoom,
-    /// The local storage failed: see the node's log.
-    #[error("the local storage failed: {reason}")]
-    Storage {
-        /// What failed.
-        reason: String,
-    },
-    /// The request was given up.
-    #[error("the request was cancelled")]
-    Cancelled,
-    /// The space is closing: connect again later.
-    #[error("the node is closing the space")]
-    Stopping,
-}
-
 fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
@@ -692,20 +535,4 @@ fn optional_hash_as_text<S: Serializer>(hash: &Option<ChangeHash>, serializer: S
 
 fn hashes_as_text<S: Serializer>(hashes: &[ChangeHash], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(hashes.iter().map(|hash| data_encoding::HEXLOWER.encode(hash)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_version_survives_printing_and_nothing_else_parses() {
-        let version = Version { incarnation: Incarnation([0xab, 1, 2, 3, 4, 5, 6, 7]), position: 42 };
-        assert_eq!(version.to_string(), "ab01020304050607-42");
-        assert_eq!("ab01020304050607-42".parse::<Version>().unwrap(), version);
-        for bad in ["", "42", "ab-42", "ab01020304050607-", "ab01020304050607-+4", "AB01020304050607-4", "x-y-z"] {
-            assert!(bad.parse::<Version>().unwrap_err().to_string().contains("is not a version"), "{bad}");
-        }
-        assert_eq!(serde_json::to_string(&version).unwrap(), "\"ab01020304050607-42\"");
-    }
 }

@@ -5,7 +5,8 @@ use syncline_storage::IndexError;
 
 use super::read::Reader;
 use super::{Desk, Purpose, Turn};
-use crate::documents::request::{DocumentError, Input, Output, Token};
+use crate::documents::error::DocumentError;
+use crate::documents::request::{Input, Output, Token};
 
 impl Desk {
     /// Gives up a request that is still open here.

@@ -6,11 +6,13 @@ use syncline_storage::IndexError;
 
 use super::{Desk, HISTORY_REFERENCES_MAX, Purpose, Task, Turn};
 use crate::documents::catalog::{BlockedRecord, CatalogEntry};
+use crate::documents::error::DocumentError;
 use crate::documents::job::{Found, ReadKind, Work};
 use crate::documents::request::{
-    Answer, BlockedChange, ChangeEvent, ConflictPage, ConflictScope, DocumentConflicts, DocumentError, DocumentView,
-    List, ListItem, Query, Token, Version, Written,
+    Answer, BlockedChange, ChangeEvent, ConflictPage, ConflictScope, DocumentConflicts, DocumentView, List, ListItem,
+    Query, Token, Written,
 };
+use crate::documents::version::Version;
 
 /// Most keys in one page of a list.
 const LIST_KEYS_MAX: usize = 10_000;

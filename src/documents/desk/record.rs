@@ -20,6 +20,7 @@ use crate::documents::assemble::stands_alone;
 use crate::documents::catalog::{BlockedDocument, OperationRef, Recording, Reference, Touched};
 use crate::documents::job::Work;
 use crate::documents::request::{ChangeEvent, Opened, Output};
+use crate::documents::version::Version;
 
 /// Operations that one batch of the index takes; larger batches cost more for each operation.
 const OPERATIONS_PER_BATCH: usize = 256;
@@ -304,7 +305,7 @@ fn record(
     recording: &mut Recording<'_>,
     operation: &Operation<'_>,
     recorded: &mut Recorded,
-    version: crate::documents::request::Version,
+    version: Version,
 ) -> Result<(), IndexError> {
     let reference = recording.operation(operation.author, operation.sequence);
     let own_past;
@@ -333,7 +334,7 @@ fn record(
     let event = |key: &DocumentKey| ChangeEvent {
         key: key.clone(),
         deleted: false,
-        version: crate::documents::request::Version { position, ..version },
+        version: Version { position, ..version },
         author: operation.author,
         sequence: operation.sequence,
         wall_time_ms: operation.wall_time_ms,

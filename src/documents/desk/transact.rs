@@ -15,8 +15,9 @@ use super::{Desk, Purpose, Task, Turn};
 use crate::documents::cache::{Place, Reset};
 use crate::documents::catalog::CatalogEntry;
 use crate::documents::edit::Edit;
+use crate::documents::error::DocumentError;
 use crate::documents::job::{EditedDocument, Part, Plan, Work};
-use crate::documents::request::{Answer, DocumentError, Output, Step, Token, Written, WrittenDocument};
+use crate::documents::request::{Answer, Output, Step, Token, Written, WrittenDocument};
 
 /// Bytes that one value of an edit is assumed to take in memory.
 const VALUE_BYTES_ESTIMATE: usize = 24;

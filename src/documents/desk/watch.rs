@@ -11,8 +11,10 @@ use syncline_storage::IndexError;
 
 use super::record::{Recorded, deed};
 use super::{Desk, Turn};
+use crate::documents::error::DocumentError;
 use crate::documents::feed::Visible;
-use crate::documents::request::{Answer, ChangeEvent, ChangePage, DocumentError, Output, Token, Version};
+use crate::documents::request::{Answer, ChangeEvent, ChangePage, Output, Token};
+use crate::documents::version::Version;
 
 /// Streams that may be open at once.
 const WATCHERS_MAX: usize = 10_000;

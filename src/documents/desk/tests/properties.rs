@@ -1,5 +1,6 @@
 //! Laws that hold whatever was written: merging in any causal order, keeping and loading, pages of keys and changes.
 
+use super::replica::*;
 use super::*;
 
 /// What a writer does: its steps, and how far it hears from the others before.
