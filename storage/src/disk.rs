@@ -69,8 +69,8 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Writes all bytes at `offset`; on failure some may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Cuts the file to `length` bytes.
-    fn truncate(&self, length: u64) -> io::Result<()>;
+    /// Cuts the file to `length` bytes, or lets it grow to them; what is new reads as zeros and takes no room yet.
+    fn set_length(&self, length: u64) -> io::Result<()>;
 
     /// Makes content and length durable (`fdatasync`). After a failure the content must be taken for lost: the system
     /// may drop what it could not write and report success the next time.

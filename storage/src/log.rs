@@ -42,6 +42,11 @@ use crate::store::condemn_index;
 
 /// A new segment begins once one has grown to this size.
 pub(crate) const SEGMENT_BYTES: u32 = 64 << 20;
+/// How far a segment's file grows ahead of its records at most. While a write stays within the file's length a sync
+/// need not make a new length durable, which costs a file system as much again as the bytes do.
+const AHEAD_BYTES_MAX: u32 = 1 << 20;
+/// In small segments, this share of one at most.
+const AHEAD_SHARE: u32 = 8;
 /// Most bytes one append takes, so that an offset in a segment always fits 32 bits.
 pub(crate) const APPEND_BYTES_MAX: u64 = 64 << 20;
 /// Bytes appended since the last sync, after which an append syncs by itself: bounds what a recovery copies.

@@ -110,7 +110,7 @@ impl Machine {
             let length = file.length().expect("a memory disk knows");
             let offset = u64::from(script.short()) % length.max(1);
             match script.byte() {
-                0 => file.truncate(offset).expect("a memory disk can cut"),
+                0 => file.set_length(offset).expect("a memory disk can cut"),
                 mask => {
                     let mut byte = [0];
                     file.read_at(offset, &mut byte).expect("a memory disk can be read");

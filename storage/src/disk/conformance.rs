@@ -19,7 +19,7 @@ fn check(disk: &dyn Disk) {
     assert_eq!(&buffer[..12], b"hello\0\0world", "a gap reads as zeros");
     assert_eq!(file.read_at(12, &mut buffer).unwrap(), 0);
     assert_eq!(file.read_at(100, &mut buffer).unwrap(), 0);
-    file.truncate(5).unwrap();
+    file.set_length(5).unwrap();
     file.sync().unwrap();
     disk.sync_directory("a").unwrap();
     disk.sync_directory("").unwrap();

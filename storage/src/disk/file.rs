@@ -125,7 +125,7 @@ impl DiskFile for RealFile {
         Ok(())
     }
 
-    fn truncate(&self, length: u64) -> io::Result<()> {
+    fn set_length(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
     }
 

@@ -23,7 +23,7 @@ pub enum DiskOperation {
     /// [`DiskFile::write_at`].
     Write,
     /// [`DiskFile::truncate`].
-    Truncate,
+    SetLength,
     /// [`DiskFile::sync`].
     Sync,
     /// [`Disk::sync_directory`].
@@ -96,7 +96,7 @@ struct Content {
 #[derive(Debug)]
 enum ContentChange {
     Write { offset: usize, bytes: Vec<u8> },
-    Truncate { length: usize },
+    Length { length: usize },
 }
 
 #[derive(Debug, Default)]
@@ -284,7 +284,7 @@ impl Disk for MemoryDisk {
             Some(Node::File(content)) => {
                 let mut emptied = lock(&content);
                 emptied.seen.clear();
-                emptied.changes.push(ContentChange::Truncate { length: 0 });
+                emptied.changes.push(ContentChange::Length { length: 0 });
                 drop(emptied);
                 Ok(self.handle(content))
             }
@@ -405,12 +405,12 @@ impl Content {
         for change in self.changes.drain(..) {
             match change {
                 _ if all_or_some == 0 => {}
-                ContentChange::Truncate { length } if all_or_some == 1 || choose(2) == 0 => durable.truncate(length),
+                ContentChange::Length { length } if all_or_some == 1 || choose(2) == 0 => durable.resize(length, 0),
                 ContentChange::Write { offset, bytes } if all_or_some == 1 => overwrite(&mut durable, offset, &bytes),
                 ContentChange::Write { offset, bytes } => {
                     keep_parts(&mut durable, offset, &bytes, sector_bytes, choose);
                 }
-                ContentChange::Truncate { .. } => {}
+                ContentChange::Length { .. } => {}
             }
         }
         self.seen = durable.clone();
@@ -495,12 +495,12 @@ impl DiskFile for MemoryFile {
         Ok(admitted?)
     }
 
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        self.admit(DiskOperation::Truncate)?;
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.admit(DiskOperation::SetLength)?;
         let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut content = lock(&self.content);
-        content.seen.truncate(length);
-        content.changes.push(ContentChange::Truncate { length });
+        content.seen.resize(length, 0);
+        content.changes.push(ContentChange::Length { length });
         Ok(())
     }
 
@@ -513,7 +513,7 @@ impl DiskFile for MemoryFile {
                 for change in changes.drain(..) {
                     match change {
                         ContentChange::Write { offset, bytes } => overwrite(durable, offset, &bytes),
-                        ContentChange::Truncate { length } => durable.truncate(length),
+                        ContentChange::Length { length } => durable.resize(length, 0),
                     }
                 }
             }

@@ -36,7 +36,7 @@ enum Change {
         offset: usize,
         bytes: Vec<u8>,
     },
-    Truncate {
+    Length {
         file: NodeId,
         length: usize,
     },
@@ -111,7 +111,7 @@ impl History {
             match change {
                 Change::Sync { file } => drop(files.insert(*file)),
                 Change::SyncDirectory { directory } => drop(directories.insert(*directory)),
-                Change::Write { file, .. } | Change::Truncate { file, .. } if files.contains(file) => {}
+                Change::Write { file, .. } | Change::Length { file, .. } if files.contains(file) => {}
                 Change::Names { directory, .. } if directories.contains(directory) => {}
                 _ => unsynced.push(number),
             }
@@ -134,7 +134,7 @@ impl History {
     pub fn collide(&self, one: usize, other: usize) -> bool {
         let extent = |number: usize| match &self.changes[number] {
             Change::Write { file, offset, bytes } => Some((*file, *offset..offset + bytes.len())),
-            Change::Truncate { file, length } => Some((*file, *length..usize::MAX)),
+            Change::Length { file, length } => Some((*file, *length..usize::MAX)),
             _ => None,
         };
         match (extent(one), extent(other)) {
@@ -186,9 +186,9 @@ fn apply(nodes: &mut [Node], change: &Change, fate: Option<&Fate>) {
                 }
             }
         }
-        (Change::Truncate { file, length }, _) => {
+        (Change::Length { file, length }, _) => {
             if let Node::File(content) = &mut nodes[*file] {
-                content.truncate(*length);
+                content.resize(*length, 0);
             }
         }
         (Change::Write { file, offset, bytes }, fate) => {
@@ -386,7 +386,7 @@ impl Disk for RecordingDisk {
         let file = self.disk.create(path, access)?;
         let node = match record.node(path) {
             Some(node) => {
-                record.history.changes.push(Change::Truncate { file: node, length: 0 });
+                record.history.changes.push(Change::Length { file: node, length: 0 });
                 node
             }
             None => record.add(path, Node::File(Vec::new())),
@@ -471,12 +471,12 @@ impl DiskFile for RecordingFile {
         written
     }
 
-    fn truncate(&self, length: u64) -> io::Result<()> {
+    fn set_length(&self, length: u64) -> io::Result<()> {
         let mut record = self.disk.lock();
-        let cut = self.file.truncate(length);
+        let set = self.file.set_length(length);
         let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        record.history.changes.push(Change::Truncate { file: self.node, length });
-        cut
+        record.history.changes.push(Change::Length { file: self.node, length });
+        set
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -190,12 +190,7 @@ impl StorageBackend for OnDisk {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        let now = self.0.length()?;
-        match length.checked_sub(1).filter(|_| length > now) {
-            // What lies between reads as zeros.
-            Some(last) => self.0.write_at(last, &[0]),
-            None => self.0.truncate(length),
-        }
+        self.0.set_length(length)
     }
 
     fn sync_data(&self) -> io::Result<()> {

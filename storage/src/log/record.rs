@@ -60,7 +60,8 @@ impl RecordCodec {
         let (header, _) = bytes.split_first_chunk::<{ RECORD_HEADER_BYTES as usize }>()?;
         let field = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let (length, synced) = (field(0), field(4));
-        let intact = length as usize <= RUN_ENCODED_BYTES_MAX
+        // No run is empty, and a quick no to zeros makes it cheap to walk over them.
+        let intact = (1..=RUN_ENCODED_BYTES_MAX).contains(&(length as usize))
             && synced <= offset
             && field(12) == self.header_crc(&header[..12], segment, offset);
         intact.then(|| RecordHeader { length, synced, body_crc: field(8) })

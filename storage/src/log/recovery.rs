@@ -5,6 +5,7 @@
 //! is copied to a new segment, which is synced before anybody sees its records. Three things prove an offset durable:
 //! the segment's own header, the `synced` field of any record in it, and the watermark of the index, which is only
 //! ever set after a sync. Together they make a marker of a clean end unnecessary: after one there is nothing to copy.
+//! Zeros at the end of the file are room that the writer left there ([`super::AHEAD_BYTES_MAX`]).
 //!
 //! A crash at any step leaves either the old segment alone, or the new one under its name, which says where the old
 //! one ends. The first damage behind what is durable is a torn tail: nothing after it was ever acknowledged.
@@ -26,6 +27,8 @@ use crate::progress::{Activity, Progress};
 
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 4 << 20;
+/// Bytes that are looked over at once for the end of what was written.
+const ZEROS_BYTES: u32 = 64 << 10;
 
 /// One segment as it is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,13 +106,15 @@ pub(crate) fn settle_last_segment(
     let known = if indexed.segment() == last.number { indexed.offset().max(last.durable) } else { last.durable };
     let tail = Tail::read(&*file, parts.codec, last, known).map_err(StorageError::io("read", &path))?;
     let seen_end = last.end;
-    let is_torn = tail.records.is_empty() && seen_end > tail.durable;
-    last.end = if is_torn && planted(Bug::TornTailKept) { seen_end } else { tail.durable };
+    let is_torn = tail.records.is_empty() && tail.content_end > tail.durable;
+    last.end = if is_torn && planted(Bug::TornTailKept) { tail.content_end } else { tail.durable };
     if tail.records.is_empty() && last.header_intact {
+        if is_torn {
+            tracing::warn!(space = %parts.space.short(), segment = last.number,
+                bytes = tail.content_end - tail.durable, "a torn tail of the log was cut");
+        }
         if seen_end > last.end {
-            tracing::warn!(space = %parts.space.short(), segment = last.number, bytes = seen_end - tail.durable,
-                "a torn tail of the log was cut");
-            file.truncate(u64::from(tail.durable)).map_err(StorageError::io("truncate", &path))?;
+            file.set_length(u64::from(last.end)).map_err(StorageError::io("truncate", &path))?;
             file.sync().map_err(StorageError::io("sync", &path))?;
         }
         // A process that died, or a call that failed, may have left the segment under a name that is not durable.
@@ -119,7 +124,7 @@ pub(crate) fn settle_last_segment(
     let (moved, new_file) = copy_tail(parts, last, &*file, &tail, progress)?;
     // Housekeeping: the new segment's header already says where this one ends.
     if seen_end > tail.durable {
-        let _ = file.truncate(u64::from(tail.durable));
+        let _ = file.set_length(u64::from(tail.durable));
     }
     segments.push(moved);
     Ok(new_file)
@@ -128,15 +133,20 @@ pub(crate) fn settle_last_segment(
 /// What stands behind the durable part of a segment.
 struct Tail {
     durable: u32,
+    /// Behind it there are zeros only.
+    content_end: u32,
     /// Offset and length with header, each following the one before, the first at `durable`.
     records: Vec<(u32, u32)>,
 }
 
 impl Tail {
     fn read(file: &dyn DiskFile, codec: RecordCodec, segment: &Segment, known: u32) -> std::io::Result<Self> {
+        let content_end = content_end(file, known, segment.end)?;
         let mut walk = Walk::new(file, codec, segment.number, known, segment.end);
         let (mut durable, mut records) = (known, Vec::new());
-        while let Some(found) = walk.step()? {
+        while walk.offset() < content_end
+            && let Some(found) = walk.step()?
+        {
             if let Found::Record { offset, synced, body, .. } = found {
                 durable = durable.max(synced);
                 records.push((offset, RECORD_HEADER_BYTES + body.len() as u32));
@@ -149,10 +159,25 @@ impl Tail {
             follows
         });
         if !records.is_empty() && planted(Bug::RecoveredTailNotSynced) {
-            return Ok(Self { durable: end, records: Vec::new() });
+            return Ok(Self { durable: end, content_end, records: Vec::new() });
         }
-        Ok(Self { durable, records })
+        Ok(Self { durable, content_end, records })
     }
+}
+
+/// The end of what is not zero in a stretch of a file, or the stretch's beginning.
+fn content_end(file: &dyn DiskFile, from: u32, to: u32) -> std::io::Result<u32> {
+    let (mut end, mut buffer) = (to, vec![0; ZEROS_BYTES.min(to.saturating_sub(from)) as usize]);
+    while end > from {
+        let start = from.max(end.saturating_sub(ZEROS_BYTES));
+        let window = &mut buffer[..(end - start) as usize];
+        let read = file.read_at(u64::from(start), window)?;
+        if let Some(last) = window[..read].iter().rposition(|byte| *byte != 0) {
+            return Ok(start + last as u32 + 1);
+        }
+        end = start;
+    }
+    Ok(from)
 }
 
 /// Copies the records of a tail to a segment of their own.

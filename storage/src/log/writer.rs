@@ -11,8 +11,8 @@ use super::record::{RECORD_HEADER_BYTES, RecordHeader};
 use super::recovery::{Segment, next_number, settle_last_segment, survey};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, create_segment, segment_path};
 use super::{
-    APPEND_BYTES_MAX, AppendLimits, INTAKE_RESERVES, Incarnation, LogParts, RESERVE_SHARE, UNSYNCED_BYTES_MAX,
-    UNSYNCED_RUNS_MAX,
+    AHEAD_BYTES_MAX, AHEAD_SHARE, APPEND_BYTES_MAX, AppendLimits, INTAKE_RESERVES, Incarnation, LogParts,
+    RESERVE_SHARE, UNSYNCED_BYTES_MAX, UNSYNCED_RUNS_MAX,
 };
 use crate::disk::{Disk, DiskFile};
 use crate::error::StorageError;
@@ -52,6 +52,37 @@ struct CurrentSegment {
     file: Arc<dyn DiskFile>,
     length: u32,
     synced: u32,
+    /// How long the file is: it grows ahead of the records.
+    reach: u32,
+}
+
+impl CurrentSegment {
+    /// One whose file ends with its records, all of them durable.
+    fn settled(number: u32, file: Arc<dyn DiskFile>, length: u32) -> Self {
+        Self { number, file, length, synced: length, reach: length }
+    }
+
+    /// Lets the file grow ahead when the records are about to reach the end that it has.
+    fn grow_ahead(&mut self, records_end: u32, segment_bytes: u32) {
+        if records_end <= self.reach {
+            return;
+        }
+        let ahead = AHEAD_BYTES_MAX.min(segment_bytes / AHEAD_SHARE);
+        let reach = records_end.saturating_add(ahead).min(segment_bytes.max(records_end));
+        // If the file cannot grow, the write says so.
+        if self.file.set_length(u64::from(reach)).is_ok() {
+            self.reach = reach;
+        }
+    }
+
+    /// Gives back what the file grew ahead. If it fails nothing is lost: recovery does it as well.
+    fn trim(&mut self) -> std::io::Result<()> {
+        if self.reach > self.length {
+            self.file.set_length(u64::from(self.length))?;
+            self.reach = self.length;
+        }
+        Ok(())
+    }
 }
 
 /// A run that was appended and is not in the index yet.
@@ -93,7 +124,7 @@ impl SpaceLog {
         let earlier_bytes = segments[..segments.len() - 1].iter().map(|segment| u64::from(segment.end)).sum();
         Ok(Self {
             limits,
-            segment: CurrentSegment { number: last.number, file, length: last.end, synced: last.end },
+            segment: CurrentSegment::settled(last.number, file, last.end),
             segments: segments.len() as u64,
             earlier_bytes,
             unsynced: Vec::new(),
@@ -186,10 +217,13 @@ impl SpaceLog {
             positions.push(Position::new(number, noted));
             self.parts.codec.write(&mut buffer, number, offset, synced, run.bytes());
         }
+        let end = self.segment.length + buffer.len() as u32;
+        self.segment.grow_ahead(end, self.limits.segment_bytes);
         if let Err(error) = self.segment.file.write_at(u64::from(self.segment.length), &buffer) {
             return Err(self.undo_write(error));
         }
-        self.segment.length += buffer.len() as u32;
+        self.segment.length = end;
+        self.segment.reach = self.segment.reach.max(end);
         self.unsynced_bytes += size;
         self.unsynced.extend(runs.iter().zip(&positions).map(|(run, position)| {
             let length = run.bytes().len() as u32;
@@ -244,6 +278,8 @@ impl SpaceLog {
     /// Syncs and writes out the index, so that the next opening has nothing to do.
     pub fn close(mut self) -> Result<(), StorageError> {
         self.sync()?;
+        let path = segment_path(&self.parts.directory, self.segment.number);
+        self.segment.trim().map_err(StorageError::io("truncate", path))?;
         self.parts.index.flush().map_err(|error| self.parts.index_failed(error))
     }
 
@@ -325,9 +361,11 @@ impl SpaceLog {
             }
             failure.error
         })?;
+        // The new segment's header says where this one ends.
+        let _ = self.segment.trim();
         self.earlier_bytes += u64::from(self.segment.length);
         self.segments += 1;
-        self.segment = CurrentSegment { number, file, length: SEGMENT_HEADER_BYTES, synced: SEGMENT_HEADER_BYTES };
+        self.segment = CurrentSegment::settled(number, file, SEGMENT_HEADER_BYTES);
         Ok(())
     }
 
@@ -336,10 +374,11 @@ impl SpaceLog {
     fn undo_write(&mut self, error: std::io::Error) -> StorageError {
         let path = segment_path(&self.parts.directory, self.segment.number);
         let length = u64::from(self.segment.length);
-        if let Err(undo) = self.segment.file.truncate(length).and_then(|()| self.segment.file.sync()) {
+        if let Err(undo) = self.segment.file.set_length(length).and_then(|()| self.segment.file.sync()) {
             self.poison = Some(format!("a failed write to {path} could not be taken back: {undo}"));
         } else {
             self.segment.synced = self.segment.length;
+            self.segment.reach = self.segment.length;
         }
         StorageError::io("write", path)(error)
     }

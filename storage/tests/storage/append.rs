@@ -116,11 +116,40 @@ fn a_failed_write_leaves_the_log_as_it_was() {
 }
 
 #[test]
+fn a_segment_grows_ahead_of_its_records_and_is_cut_when_it_ends() {
+    let (machine, store, mut log) = Machine::with_log(4096);
+    let mut author = Author::new(1);
+    let length = |number| machine.disk.open(&segment(number)).unwrap().length().unwrap();
+    log.append(&[author.write(10)]).unwrap();
+    log.sync().unwrap();
+    let (grown, records) = (length(1), log.stats().unwrap().log_bytes);
+    assert!(grown > records, "{grown} bytes for {records}");
+    log.append(&[author.write(10)]).unwrap();
+    log.sync().unwrap();
+    assert_eq!(length(1), grown, "the second record needs no new length");
+    drop((log, store));
+
+    let (store, mut log) = machine.reopen(4096);
+    assert_eq!(sequences(&log), [1, 2]);
+    assert_eq!(length(1), log.stats().unwrap().log_bytes, "opening cuts what was not used");
+    log.append(&[author.write(10)]).unwrap();
+    let rolled = log.stats().unwrap().log_bytes;
+    log.append(&[author.write(4000)]).unwrap();
+    log.sync().unwrap();
+    assert_eq!(length(1), rolled, "so does the next segment's beginning");
+    let all = log.stats().unwrap().log_bytes;
+    log.close().unwrap();
+    assert_eq!(length(1) + length(2), all, "and a clean end");
+    drop(store);
+}
+
+#[test]
 fn a_failed_write_that_cannot_be_taken_back_poisons() {
     let (machine, _store, mut log) = Machine::with_log(1 << 20);
     let mut author = Author::new(1);
     machine.disk.inject(fault(DiskOperation::Write, FaultKind::HalfWritten));
-    machine.disk.inject(fault(DiskOperation::Truncate, FaultKind::Error));
+    // The first lets the file grow ahead.
+    machine.disk.inject(Fault { skip: 1, ..fault(DiskOperation::SetLength, FaultKind::Error) });
     log.append(&[author.write(10)]).unwrap_err();
     assert!(matches!(log.sync(), Err(StorageError::Poisoned { .. })));
 }
@@ -212,7 +241,7 @@ fn an_index_that_ends_beyond_the_log_is_made_anew() {
     log.sync().unwrap();
     let number = log.index().number();
     drop((log, store));
-    machine.disk.open(&segment(1)).unwrap().truncate(u64::from(positions[1].offset())).unwrap();
+    machine.disk.open(&segment(1)).unwrap().set_length(u64::from(positions[1].offset())).unwrap();
     let mut reports: Vec<Progress> = Vec::new();
     let store = machine.start(1 << 20).unwrap();
     let log = store.open_space(SPACE, &mut |progress| reports.push(progress)).unwrap();

@@ -70,7 +70,7 @@ impl FailingDisk {
         // A full disk still takes a name away, a shorter length, and reads.
         let spared = matches!(
             operation,
-            None | Some(DiskOperation::Read | DiskOperation::Remove | DiskOperation::Truncate | DiskOperation::Rename)
+            None | Some(DiskOperation::Read | DiskOperation::Remove | DiskOperation::SetLength | DiskOperation::Rename)
         );
         if kind == FaultKind::Full && spared {
             return Ok(());
@@ -153,9 +153,9 @@ impl DiskFile for FailingFile {
         self.file.write_at(offset, bytes)
     }
 
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        self.disk.call(Some(DiskOperation::Truncate))?;
-        self.file.truncate(length)
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.disk.call(Some(DiskOperation::SetLength))?;
+        self.file.set_length(length)
     }
 
     fn sync(&self) -> io::Result<()> {
