@@ -70,7 +70,10 @@ impl Engine {
         for author in self.strangers.authors() {
             if cx.replica.may_write(&author) {
                 for Held { run, peer, path } in self.strangers.take_author(&author) {
-                    self.receive(cx, run, peer, path);
+                    let last = run.last();
+                    if self.receive(cx, run, peer, path) == Fate::Ingested {
+                        self.announce_later(cx, author, last);
+                    }
                 }
             }
         }
@@ -95,8 +98,22 @@ impl Engine {
 
     fn drain(&mut self, cx: &mut Context<'_>, author: &DeviceId) {
         while let Some(Held { run, peer, path }) = self.gaps.take_next(author, self.head(cx.replica, author).0) {
-            self.hand_over(cx, run, peer, path);
+            let last = run.last();
+            if self.hand_over(cx, run, peer, path) == Fate::Ingested {
+                self.announce_later(cx, *author, last);
+            }
         }
+    }
+
+    /// Others than the sender may lack what was pulled, and what waited here: gossip forwards only what fits at once.
+    fn announce_later(&mut self, cx: &Context<'_>, author: DeviceId, last: u64) {
+        if self.peers.len() < 2 {
+            return;
+        }
+        if self.announcing.is_empty() {
+            self.announce_at_ms = cx.now_ms + ANNOUNCE_DELAY_MS;
+        }
+        self.announcing.insert(author, last);
     }
 
     /// Hands a run over that begins at or before what follows the author's head.
@@ -134,12 +151,8 @@ impl Engine {
         self.unwritten_bytes += bytes;
         self.counters.runs_ingested += 1;
         self.counters.operations_ingested += run.operations().len() as u64;
-        // Others than the sender may lack what was pulled; gossip forwards by itself.
-        if path == Path::Page && self.peers.len() > 1 {
-            if self.announcing.is_empty() {
-                self.announce_at_ms = cx.now_ms + ANNOUNCE_DELAY_MS;
-            }
-            self.announcing.insert(author, last);
+        if path == Path::Page {
+            self.announce_later(cx, author, last);
         }
         cx.effects.push(Effect::Ingest { run, peer, path });
     }

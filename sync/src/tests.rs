@@ -194,6 +194,22 @@ fn a_gap_that_gossip_leaves_is_pulled_from_the_sender() {
 }
 
 #[test]
+fn what_overtook_an_earlier_operation_is_announced_since_its_frame_was_not_forwarded() {
+    let mut simulation = Simulation::new(9, 3, Conditions { gossip: true, ..CALM });
+    simulation.connect(0, 1);
+    simulation.connect(1, 2);
+    simulation.run_until(3_000);
+    let (author, mut random) = (device(1), SeededRandom::new(3));
+    for run in log(&author, 2, 20).iter().rev() {
+        simulation.frame(0, 1, run_frame(run, &mut random));
+        simulation.run_until(simulation.now_ms + 20);
+    }
+    simulation.run_until(3_500);
+    let held = |node: usize| simulation.nodes[node].replica.vector.sequence(&author.id());
+    assert_eq!((held(1), held(2)), (2, 2));
+}
+
+#[test]
 fn operations_that_build_on_each_other_across_many_authors_converge() {
     let mut simulation = Simulation::new(8, 5, CALM);
     simulation.connect_all();
