@@ -15,8 +15,8 @@ use crate::event::{Effect, Event, Misbehaviour, Replica, RequestId, Token};
 use crate::exchange::Compared;
 use crate::limits::{
     ANTI_ENTROPY_MS, FIRST_SUMMARY_PATIENCE_MS, FORKS_MAX, FORKS_PER_PEER_MAX, GAPS_BYTES_MAX,
-    GAPS_BYTES_PER_AUTHOR_MAX, MISBEHAVIOUR_BACKOFF_MS, PEERS_MAX, REQUEST_TIMEOUT_MS, STRANGERS_BYTES_MAX,
-    STRANGERS_BYTES_PER_AUTHOR_MAX,
+    GAPS_BYTES_PER_AUTHOR_MAX, GOSSIP_INLINE_BYTES_MAX, MISBEHAVIOUR_BACKOFF_MS, PAGE_BYTES_MAX, PEERS_MAX,
+    REQUEST_TIMEOUT_MS, STRANGERS_BYTES_MAX, STRANGERS_BYTES_PER_AUTHOR_MAX, SUMMARY_AUTHORS_FEW,
 };
 use crate::messages::{Range, Request, Response};
 use crate::peer::Peer;
@@ -30,11 +30,25 @@ pub struct Config {
     pub anti_entropy_ms: u64,
     /// How long a request may take, in milliseconds.
     pub request_timeout_ms: u64,
+    /// Most bytes of runs that a page is asked to have: [`PAGE_BYTES_MIN`](crate::limits::PAGE_BYTES_MIN) to [`PAGE_BYTES_MAX`].
+    ///
+    /// This and what follows are for tests, which by less bring about at small sizes what takes large ones otherwise.
+    pub page_bytes_max: usize,
+    /// Longest gossip frame that carries operations, in bytes; beyond it only heads are announced.
+    pub gossip_inline_bytes: usize,
+    /// Up to how many authors a summary says the whole vector.
+    pub summary_authors_few: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { anti_entropy_ms: ANTI_ENTROPY_MS, request_timeout_ms: REQUEST_TIMEOUT_MS }
+        Self {
+            anti_entropy_ms: ANTI_ENTROPY_MS,
+            request_timeout_ms: REQUEST_TIMEOUT_MS,
+            page_bytes_max: PAGE_BYTES_MAX,
+            gossip_inline_bytes: GOSSIP_INLINE_BYTES_MAX,
+            summary_authors_few: SUMMARY_AUTHORS_FEW,
+        }
     }
 }
 
@@ -223,7 +237,7 @@ impl Engine {
         let served = cx.replica.serves(&peer);
         let asks_first = cx.replica.local() < peer;
         let summary_at_ms = if asks_first { cx.now_ms } else { cx.now_ms + FIRST_SUMMARY_PATIENCE_MS };
-        self.peers.insert(peer, Peer::new(summary_at_ms, served));
+        self.peers.insert(peer, Peer::new(summary_at_ms, served, self.config.page_bytes_max));
     }
 
     fn requested(&mut self, cx: &mut Context<'_>, peer: DeviceId, id: RequestId, request: Request) {

@@ -35,7 +35,11 @@ impl Engine {
         });
         let due: Vec<(DeviceId, bool)> = due.map(|(id, peer)| (*id, peer.served && !peer.synced)).collect();
         for (peer, tell_all) in due {
-            let part = if tell_all { summary::whole(cx.replica.vector()) } else { Part::Digest };
+            let part = if tell_all {
+                summary::whole(cx.replica.vector(), self.config.summary_authors_few)
+            } else {
+                Part::Digest
+            };
             self.compare(cx, peer, part);
         }
     }
@@ -50,7 +54,10 @@ impl Engine {
         part: &Part,
     ) {
         self.counters.summaries_received += 1;
-        let answer = cx.replica.serves(&peer_id).then(|| summary::answer(cx.replica.vector(), digest, part));
+        let answer = cx
+            .replica
+            .serves(&peer_id)
+            .then(|| summary::answer(cx.replica.vector(), digest, part, self.config.summary_authors_few));
         let equal = answer == Some(SummaryAnswer::Equal);
         self.counters.not_served += u64::from(answer.is_none());
         let response = answer.map_or(Response::NotServed, Response::Summary);
@@ -76,7 +83,7 @@ impl Engine {
             }
             (SummaryAnswer::Differs, Said::Digest | Said::Entries) => {
                 let part = match (&compared.said, peer.served) {
-                    (Said::Digest, true) => summary::whole(cx.replica.vector()),
+                    (Said::Digest, true) => summary::whole(cx.replica.vector(), self.config.summary_authors_few),
                     _ => summary::buckets(cx.replica.vector(), 0),
                 };
                 return self.compare(cx, id, part);

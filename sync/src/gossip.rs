@@ -14,9 +14,7 @@ use syncline_model::{DeviceId, Run, SpaceId, VerifiedRun};
 use crate::delivery::Fate;
 use crate::engine::{Context, Engine};
 use crate::event::{Effect, FrameId, Path, Verdict};
-use crate::limits::{
-    GAP_PATIENCE_MS, GOSSIP_FRAME_BYTES_MAX, GOSSIP_INLINE_BYTES_MAX, HEADS_PER_FRAME_MAX, WAITING_OPERATIONS_PAUSE,
-};
+use crate::limits::{GAP_PATIENCE_MS, GOSSIP_FRAME_BYTES_MAX, HEADS_PER_FRAME_MAX, WAITING_OPERATIONS_PAUSE};
 use crate::messages::{RunBytes, SummaryEntry, check_entries};
 
 const FRAME: &str = "gossip frame";
@@ -39,7 +37,7 @@ impl Engine {
         if self.peers.is_empty() {
             return;
         }
-        if run.bytes().len() + FRAME_OVERHEAD_BYTES <= GOSSIP_INLINE_BYTES_MAX {
+        if run.bytes().len() + FRAME_OVERHEAD_BYTES <= self.config.gossip_inline_bytes {
             self.publish_frame(cx, &Frame::Run(RunBytes(run.bytes().clone())));
         } else {
             let (author, sequence, id) = (run.author(), run.last(), run.last_id().prefix());

@@ -49,13 +49,16 @@ pub(crate) struct Peer {
     pub(crate) serving: usize,
     /// How many bytes its pages should have.
     pub(crate) page_bytes: usize,
+    /// How many they should have at most.
+    page_bytes_max: usize,
     pub(crate) last_summary_ms: Option<u64>,
     pub(crate) received_bytes: u64,
     pub(crate) served_bytes: u64,
 }
 
 impl Peer {
-    pub(crate) fn new(summary_at_ms: u64, served: bool) -> Self {
+    pub(crate) fn new(summary_at_ms: u64, served: bool, page_bytes_max: usize) -> Self {
+        let page_bytes_max = page_bytes_max.clamp(PAGE_BYTES_MIN, PAGE_BYTES_MAX);
         Self {
             ahead: BTreeMap::new(),
             summary_at_ms,
@@ -69,7 +72,8 @@ impl Peer {
             fruitless: 0,
             pulls: 0,
             serving: 0,
-            page_bytes: PAGE_BYTES_FIRST,
+            page_bytes: PAGE_BYTES_FIRST.min(page_bytes_max),
+            page_bytes_max,
             last_summary_ms: None,
             received_bytes: 0,
             served_bytes: 0,
@@ -90,7 +94,7 @@ impl Peer {
     /// It answered a pull in time: it may be asked for more.
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
-        self.page_bytes = (self.page_bytes * 2).min(PAGE_BYTES_MAX);
+        self.page_bytes = (self.page_bytes * 2).min(self.page_bytes_max);
     }
 
     /// It did not answer: leave it alone for a while, then ask for less.

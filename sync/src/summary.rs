@@ -11,7 +11,7 @@ use syncline_model::planted::{Bug, planted};
 use syncline_model::vector::{VECTOR_BUCKETS, VectorEntry};
 use syncline_model::{DeviceId, VersionVector};
 
-use crate::limits::{SUMMARY_AUTHORS_FEW, SUMMARY_ENTRIES_MAX};
+use crate::limits::SUMMARY_ENTRIES_MAX;
 use crate::messages::{Part, Scope, SummaryAnswer, SummaryEntry};
 
 /// The short hash that two equal vectors share.
@@ -19,13 +19,9 @@ pub(crate) fn digest(vector: &VersionVector) -> [u8; 16] {
     vector.digest()[..16].try_into().expect("half of a hash")
 }
 
-/// The part that lets a peer compare everything.
-pub(crate) fn whole(vector: &VersionVector) -> Part {
-    if vector.len() <= SUMMARY_AUTHORS_FEW {
-        Part::Entries(vector.iter().map(entry).collect())
-    } else {
-        buckets(vector, 0)
-    }
+/// The part that lets a peer compare everything; all entries when there are `few` authors at most.
+pub(crate) fn whole(vector: &VersionVector, few: usize) -> Part {
+    if vector.len() <= few { Part::Entries(vector.iter().map(entry).collect()) } else { buckets(vector, 0) }
 }
 
 /// The bucket digests, to be answered from bucket `from` on.
@@ -34,12 +30,12 @@ pub(crate) fn buckets(vector: &VersionVector, from: u8) -> Part {
 }
 
 /// The answer to a peer's summary.
-pub(crate) fn answer(vector: &VersionVector, theirs: [u8; 16], part: &Part) -> SummaryAnswer {
+pub(crate) fn answer(vector: &VersionVector, theirs: [u8; 16], part: &Part, few: usize) -> SummaryAnswer {
     if digest(vector) == theirs {
         return SummaryAnswer::Equal;
     }
     match part {
-        Part::Digest if vector.len() <= SUMMARY_AUTHORS_FEW => {
+        Part::Digest if vector.len() <= few => {
             SummaryAnswer::Entries { scope: Scope::All, entries: vector.iter().map(entry).collect(), next: None }
         }
         Part::Digest => SummaryAnswer::Differs,
@@ -127,6 +123,7 @@ fn entry((author, held): (&DeviceId, &VectorEntry)) -> SummaryEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::SUMMARY_AUTHORS_FEW;
     use proptest::prelude::*;
     use syncline_model::OperationId;
 
@@ -138,6 +135,14 @@ mod tests {
             vector.advance(DeviceId(id), *sequence, OperationId([*sequence as u8; 32]));
         }
         vector
+    }
+
+    fn whole(vector: &VersionVector) -> Part {
+        super::whole(vector, SUMMARY_AUTHORS_FEW)
+    }
+
+    fn answer(vector: &VersionVector, theirs: [u8; 16], part: &Part) -> SummaryAnswer {
+        super::answer(vector, theirs, part, SUMMARY_AUTHORS_FEW)
     }
 
     fn entries(answer: SummaryAnswer) -> Vec<SummaryEntry> {
