@@ -15,6 +15,8 @@ use crate::world::{Violation, World};
 
 /// Documents that everybody writes.
 pub(crate) const SHARED_DOCUMENTS: u64 = 4;
+/// Documents that have many changes.
+const LONG_DOCUMENTS: u64 = 2;
 /// Documents with a counter that everybody adds to.
 const COUNTERS: u64 = 2;
 /// Documents that one bulk of writing concerns.
@@ -142,7 +144,7 @@ impl World {
         let may_write = refusal == Refusal::Never || choices.chance(30);
         let turn = &mut Turn { device, space, refusal, choices: &mut choices };
         match action.kind {
-            ActionKind::Watch => self.watch(turn),
+            ActionKind::Watch => self.open_stream(device, space, turn.choices),
             ActionKind::ReadOwnWrite => self.read_own_write(turn),
             ActionKind::Read => self.read(turn),
             _ if !may_write => self.read(turn),
@@ -159,6 +161,7 @@ impl World {
                     }
                 }
             }
+            ActionKind::Revise => self.revise(turn),
             ActionKind::DeleteOwn => self.delete_own(turn),
             ActionKind::Splice => {
                 for _ in 0..turn.choices.between(1, 5) {
@@ -239,7 +242,13 @@ impl World {
         };
         let name = format!("once/{number}");
         let value = json!({ "by": turn.device, "number": number, "text": hexadecimal(turn.choices, characters) });
-        let steps = vec![put(&name, &value)];
+        let steps = if turn.choices.chance(10) {
+            let (before, path) = (json!({ "by": turn.device, "number": 0, "text": value["text"] }), pointer("/number"));
+            let edit = Edit::Resolve { path, value: json!(number) };
+            vec![put(&name, &before), Step::Edit { key: key(&name), edit }]
+        } else {
+            vec![put(&name, &value)]
+        };
         let tried = self.tried(turn.device, turn.refusal, |tried| tried.puts = vec![(name, value)]);
         self.write(turn.device, turn.space, steps, tried);
     }
@@ -280,6 +289,22 @@ impl World {
         let steps = (0..count).map(|_| shared_step(turn.choices)).collect();
         let tried = self.tried(turn.device, refusal, |_| {});
         self.write(turn.device, turn.space, steps, tried);
+    }
+
+    /// Writes one document many times, now and then beginning anew.
+    fn revise(&mut self, turn: &mut Turn<'_>) {
+        let refusal = if turn.refusal == Refusal::Never { Refusal::Misfit } else { turn.refusal };
+        let key = key(&format!("long/{}", turn.choices.below(LONG_DOCUMENTS)));
+        if turn.choices.chance(40) {
+            let tried = self.tried(turn.device, refusal, |_| {});
+            self.write(turn.device, turn.space, vec![Step::Delete { key: key.clone() }], tried);
+        }
+        for _ in 0..turn.choices.between(10, 24) {
+            let (field, number) = (format!("field {}", turn.choices.below(4)), turn.choices.below(1000));
+            let step = Step::Edit { key: key.clone(), edit: Edit::Merge(json!({ field: number })) };
+            let tried = self.tried(turn.device, refusal, |_| {});
+            self.write(turn.device, turn.space, vec![step], tried);
+        }
     }
 
     /// Adds to a counter, if it is there already: two that begin apart are two counters.
@@ -331,13 +356,6 @@ impl World {
         let steps = vec![Step::Delete { key: key(&name) }];
         let tried = self.tried(turn.device, turn.refusal, |tried| tried.deletes = vec![name]);
         self.write(turn.device, turn.space, steps, tried);
-    }
-
-    fn watch(&mut self, turn: &mut Turn<'_>) {
-        let token = self.number();
-        self.ledgers[turn.space].streams.insert(token, turn.device);
-        self.note(turn.device, Happening::Watched, [token, 0], String::new);
-        self.tell_space(turn.device, turn.space, SpaceInput::Watch { token, since: None });
     }
 
     /// Reads the last own write by the causal token of its acknowledgement.
@@ -402,6 +420,7 @@ impl World {
         }
         let within = ConflictScope::Page { prefix: "doc/".to_owned(), after: None, limit: 100 };
         self.ask(device, space, Query::Conflicts { within }, About::Conflicts);
+        self.ask_changes(device, space, None);
         self.ask(device, space, Query::Stats, About::Stats);
     }
 

@@ -28,8 +28,12 @@ impl World {
                 Err(error) => format!("{token}: {error}"),
             });
             self.told(device, space, question.about, result);
-        } else if let Err(error) = result {
-            self.unwatched(device, space, token, &error);
+        } else {
+            match result {
+                Ok(Answer::Watching(version)) => self.stream_begins(space, token, version),
+                Ok(_) => {}
+                Err(error) => self.unwatched(device, space, token, &error),
+            }
         }
     }
 
@@ -160,6 +164,7 @@ impl World {
             (About::Conflicts, Ok(Answer::Conflicts(page))) => {
                 self.ledgers[space].shown.entry(device).or_default().conflicts = Some(page);
             }
+            (About::Changes, Ok(Answer::Changes(page))) => self.told_changes(device, space, &page),
             (About::Stats, Ok(Answer::Stats(stats))) => {
                 let cache_bytes = self.plan().cache_bytes;
                 let idle = stats.jobs == 0 && stats.pending_transactions == 0;
@@ -254,7 +259,8 @@ impl World {
     /// Changes are shown to a watcher.
     pub(crate) fn changed(&mut self, device: usize, space: usize, token: u64, events: &[ChangeEvent]) {
         self.note(device, Happening::Changed, [token, events.len() as u64], String::new);
-        if self.ledgers[space].streams.get(&token) != Some(&device) {
+        let stream = self.ledgers[space].streams.get_mut(&token).filter(|stream| stream.device == device);
+        if !stream.is_some_and(|stream| stream.give(events)) {
             return self.violate(format!("#{device} feeds a stream that nobody opened"));
         }
         for event in events {

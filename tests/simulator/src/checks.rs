@@ -183,11 +183,13 @@ impl World {
         let plan = &surroundings.plan;
         for (space, members) in plan.spaces.iter().map(|space| &space.members).enumerate() {
             self.ledgers[space].shown.clear();
+            self.ledgers[space].feeds.clear();
             for device in members.keys().filter(|device| !plan.lies(**device)) {
                 self.ask_everything(*device, space);
             }
         }
         self.run_until_answered()?;
+        self.check_changes()?;
         for space in 0..self.ledgers.len() {
             let mut shown = std::mem::take(&mut self.ledgers[space].shown);
             let mut first: Option<(usize, &Shown)> = None;

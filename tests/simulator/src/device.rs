@@ -10,7 +10,7 @@ use syncline_model::{ContentKey, DeviceId, DeviceKey, SpaceId, Ticket};
 use syncline_storage::{
     Activity, AppendLimits, FileScope, Incarnation, MemoryDisk, MemoryIndex, OpenOptions, StorageError, Store,
 };
-use syncline_sync::{Config, Engine};
+use syncline_sync::Engine;
 
 use crate::damage::Damage;
 use crate::happening::Happening;
@@ -185,7 +185,7 @@ fn open_core(
 ) -> Result<SpaceCore, StorageError> {
     let (plan, facts) = (&surroundings.plan, &surroundings.spaces[space]);
     let device = surroundings.keys[number].clone();
-    let config = Config { anti_entropy_ms: plan.anti_entropy_ms, request_timeout_ms: plan.request_timeout_ms };
+    let config = plan.engine.clone();
     if store.spaces()?.contains(&facts.id) {
         let bytes = store.files().read(FileScope::Space(facts.id), SPACE_KEYS)?;
         let keys = bytes.and_then(|bytes| SpaceKeys::decode(&bytes).ok());

@@ -171,6 +171,7 @@ happenings! {
     ReadOwnWrite "own write read by its causal token" required;
     TokenForeign "causal token of before a restart refused" counted;
     Watched "stream of changes opened" required;
+    WatchedSince "stream of changes opened from an earlier write on" required;
     Changed "changes given to a watcher" required;
     PairSeen "both documents of a transaction read" required;
     TextSeen "text of one author read" required;
@@ -180,6 +181,7 @@ happenings! {
     CheckedCounters "counters with increments of several devices" required;
     CheckedTexts "texts of one author compared at the end" required;
     CheckedRelays "relays without content keys at the end" required;
+    CheckedStreams "streams compared with all changes at the end" required;
     CheckedLarge "large values at the end" required;
     RestartedAtEnd "all devices started again and compared" required;
 }

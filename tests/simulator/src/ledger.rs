@@ -6,6 +6,7 @@ use serde_json::Value;
 use syncline::documents::{ConflictPage, Version};
 use syncline_model::{IdPrefix, Ticket, VersionVector};
 
+use crate::streams::{Stream, Told};
 use crate::texts::Text;
 
 /// What became of something that was asked for.
@@ -79,6 +80,8 @@ pub(crate) enum About {
     Heads { key: String },
     /// All conflicts, at the end.
     Conflicts,
+    /// All changes, at the end.
+    Changes,
     /// Figures, at the end.
     Stats,
 }
@@ -127,7 +130,9 @@ pub(crate) struct Ledger {
     /// For whom an invitation is made.
     pub(crate) invitations: BTreeMap<u64, Vec<usize>>,
     pub(crate) tickets: BTreeMap<usize, Ticket>,
-    pub(crate) streams: BTreeMap<u64, usize>,
+    pub(crate) streams: BTreeMap<u64, Stream>,
+    /// All changes that each device tells of, with the position of each.
+    pub(crate) feeds: BTreeMap<usize, Vec<(u64, Told)>>,
 }
 
 impl Ledger {
@@ -147,7 +152,7 @@ impl Ledger {
             text.stopped();
         }
         self.questions.retain(|_, question| question.device != device);
-        self.streams.retain(|_, other| *other != device);
+        self.streams.retain(|_, stream| stream.device != device);
     }
 
     /// What a document that only one transaction writes must look like, if that is such a document.

@@ -32,6 +32,7 @@ mod random;
 mod reduction;
 mod running;
 mod shrink;
+mod streams;
 mod texts;
 mod trace;
 mod world;

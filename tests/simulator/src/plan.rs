@@ -7,6 +7,9 @@ mod spaces;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use syncline_sync::Config;
+use syncline_sync::limits::{GOSSIP_INLINE_BYTES_MAX, PAGE_BYTES_MAX, PAGE_BYTES_MIN, SUMMARY_AUTHORS_FEW};
+
 pub(crate) use faults::{Ambient, FaultKind, PlannedFault};
 use faults::{draw_ambient, draw_faults};
 pub(crate) use spaces::{DevicePlan, LiarKind, SpacePlan};
@@ -24,6 +27,8 @@ pub(crate) const MILLISECOND_US: u64 = 1_000;
 const FAULT_FREE_EVERY: u64 = 5;
 /// Ten years in milliseconds: how far a wrong clock may be off in both directions.
 const SKEW_MS_MAX: u64 = 10 * 365 * 24 * 3600 * 1000;
+/// Longer than any run.
+const NEVER_MS: u64 = 1 << 40;
 /// The seeds of large runs, of at least [`LARGE_OPERATIONS`] operations each.
 pub const LARGE_SEEDS: std::ops::Range<u64> = 1_000_000..1_000_020;
 /// How many operations a large run has at least.
@@ -57,6 +62,7 @@ pub(crate) enum ActionKind {
     WritePair,
     Add,
     Burst,
+    Revise,
     DeleteOwn,
     Splice,
     Bulk,
@@ -96,10 +102,8 @@ pub struct Plan {
     pub(crate) sector_bytes: usize,
     /// Bytes of documents kept in memory.
     pub(crate) cache_bytes: usize,
-    /// How often peers compare vectors.
-    pub(crate) anti_entropy_ms: u64,
-    /// How long an engine waits for an answer.
-    pub(crate) request_timeout_ms: u64,
+    /// When peers compare vectors, how long they wait, and what counts as large.
+    pub(crate) engine: Config,
     /// Whether very large values are written, for which documents are worked on elsewhere.
     pub(crate) large_values: bool,
     /// Whether all devices lose power and start once more before the last look.
@@ -143,8 +147,7 @@ impl Plan {
             reserve_bytes: choices.pick(&[64 << 10, 64 << 20]),
             sector_bytes: choices.pick(&[512, 4096]),
             cache_bytes: choices.pick(&[0, 4 << 10, 64 << 20]),
-            anti_entropy_ms: choices.pick(&[1_000, 10_000]),
-            request_timeout_ms: choices.pick(&[2_000, 30_000]),
+            engine: draw_engine(seed, &mut choices, calm),
             large_values: choices.chance(6),
             restart_at_end: choices.chance(25),
             ambient: if calm { Ambient::default() } else { draw_ambient(seed, reduction) },
@@ -155,13 +158,14 @@ impl Plan {
         };
         if plan.bandwidth.is_some() {
             // What takes longer than a request may take does not arrive at all.
-            (plan.request_timeout_ms, plan.large_values) = (30_000, false);
+            (plan.engine.request_timeout_ms, plan.large_values) = (30_000, false);
         }
         if large {
             (plan.segment_bytes, plan.cache_bytes, plan.large_values) = (4 << 20, 64 << 20, false);
             plan.latency_us.1 = plan.latency_us.1.min(20 * MILLISECOND_US);
             plan.job_us = (MILLISECOND_US / 10, MILLISECOND_US);
-            (plan.step_us_max, plan.request_timeout_ms) = (plan.step_us_max.min(10 * MILLISECOND_US), 30_000);
+            plan.step_us_max = plan.step_us_max.min(10 * MILLISECOND_US);
+            plan.engine = Config { anti_entropy_ms: plan.engine.anti_entropy_ms.min(10_000), ..Config::default() };
         }
         let actions = if large { LARGE_BULKS } else { choices.between(30, 60) + 20 * count as u64 };
         plan.actions = (0..actions).filter_map(|index| plan.draw_action(index, large)).collect();
@@ -191,7 +195,8 @@ impl Plan {
             16..30 => ActionKind::WriteShared,
             30..38 => ActionKind::WritePair,
             38..46 => ActionKind::Add,
-            46..53 => ActionKind::Burst,
+            46..50 => ActionKind::Burst,
+            50..53 => ActionKind::Revise,
             53..58 => ActionKind::DeleteOwn,
             58..70 => ActionKind::Splice,
             70..74 => ActionKind::Watch,
@@ -251,8 +256,8 @@ impl fmt::Display for Plan {
         )?;
         writeln!(
             f,
-            "  anti-entropy {} ms, timeout {} ms, large values {}, restart at the end {}",
-            self.anti_entropy_ms, self.request_timeout_ms, self.large_values, self.restart_at_end
+            "  {:?}, large values {}, restart at the end {}",
+            self.engine, self.large_values, self.restart_at_end
         )?;
         writeln!(f, "  all the time: {:?}", self.ambient)?;
         for device in self.present() {
@@ -277,6 +282,21 @@ impl fmt::Display for Plan {
             writeln!(f, "  action {index} at {} ms: {kind:?} at #{device} in space {space}", ms(*at_us))?;
         }
         Ok(())
+    }
+}
+
+/// When engines compare, how long they wait, and what they take for large: mostly little, so that it is met often.
+fn draw_engine(seed: u64, choices: &mut Choices, calm: bool) -> Config {
+    let (anti_entropy_ms, request_timeout_ms) = (choices.pick(&[1_000, 10_000]), choices.pick(&[2_000, 30_000]));
+    let mut choices = Choices::new(seed, "engine", 0);
+    // Where nothing is lost, nobody has to compare.
+    let anti_entropy_ms = if calm && choices.chance(50) { NEVER_MS } else { anti_entropy_ms };
+    Config {
+        anti_entropy_ms,
+        request_timeout_ms,
+        page_bytes_max: choices.pick(&[PAGE_BYTES_MIN, PAGE_BYTES_MAX]),
+        gossip_inline_bytes: choices.pick(&[300, 1_000, GOSSIP_INLINE_BYTES_MAX]),
+        summary_authors_few: choices.pick(&[0, 2, SUMMARY_AUTHORS_FEW]),
     }
 }
 

@@ -290,11 +290,13 @@ impl World {
         let deadline_us = self.now_us + ANSWERS_US_MAX;
         loop {
             let open: usize = self.ledgers.iter().map(Ledger::open_questions).sum();
-            if open == 0 {
+            let behind = if open == 0 { self.streams_behind() } else { 0 };
+            if open + behind == 0 {
                 return Ok(());
             }
             if self.now_us >= deadline_us {
-                return Err(Violation(format!("{open} questions are not answered after the devices agreed")));
+                let what = format!("{open} questions are not answered and {behind} streams behind");
+                return Err(Violation(format!("{what}, long after the devices agreed")));
             }
             self.run_until(self.now_us + LOOK_EVERY_US)?;
         }
