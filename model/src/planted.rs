@@ -82,7 +82,7 @@ bugs! {
         GossipMarkedDelivered "Gossip that has to wait for earlier operations counts as handed over.",
         AnnouncementIgnored "An announced head is not looked at.",
         FailedPullNeverFreed "A request that failed keeps its ranges claimed.",
-        OnlyDeadPeerAsked "Of several peers only the one with the most failures is asked.",
+        FailedPeerNeverRests "A peer that failed is asked again at once, before any other.",
         PendingGossipRejected "Gossip that has to wait is rejected as if it were invalid.",
         ServingNeverEnds "A page that left goes on counting among those that are being served.",
     }

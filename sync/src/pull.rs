@@ -164,11 +164,11 @@ impl Engine {
 
     /// The peers with room for another pull, the most promising first.
     fn peers_to_pull_from(&self, cx: &Context<'_>) -> Vec<DeviceId> {
-        let open =
-            |peer: &Peer| !peer.ahead.is_empty() && peer.pulls < PULLS_PER_PEER_MAX && peer.quiet_until_ms <= cx.now_ms;
+        let rests = |peer: &Peer| peer.quiet_until_ms > cx.now_ms && !planted(Bug::FailedPeerNeverRests);
+        let open = |peer: &Peer| !peer.ahead.is_empty() && peer.pulls < PULLS_PER_PEER_MAX && !rests(peer);
         let mut found: Vec<(&DeviceId, &Peer)> = self.peers.iter().filter(|(_, peer)| open(peer)).collect();
         found.sort_by_key(|(id, peer)| (peer.failures, peer.fruitless, peer.pulls, **id));
-        if planted(Bug::OnlyDeadPeerAsked) {
+        if planted(Bug::FailedPeerNeverRests) {
             return found.into_iter().next_back().map(|(id, _)| *id).into_iter().collect();
         }
         found.into_iter().map(|(id, _)| *id).collect()

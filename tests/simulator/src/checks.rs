@@ -16,6 +16,8 @@ use crate::ledger::{Fate, Shown, Tried};
 use crate::network::EXCHANGES_PER_PAIR_MAX;
 use crate::world::{Violation, World};
 
+/// One seed in so many has its logs verified at the end, since signatures take long to check.
+const VERIFIED_EVERY: u64 = 8;
 /// Characters from which a value counts as large at the end.
 const LARGE_CHARACTERS: usize = 900;
 /// One run or page may be handed over beyond what stops further ones.
@@ -157,12 +159,14 @@ impl World {
                 return Some(format!("#{number} knows itself as {:?}", state.role()));
             }
             let (vector, admission) = (state.vector(), state.admission());
-            if let Some((author, (sequence, refusal))) = admission.refused().first_key_value() {
+            if let Some((author, (sequence, refusal))) =
+                admission.refused().iter().find(|(author, _)| !self.is_liar(author))
+            {
                 let author = self.surroundings.number(author);
                 return Some(format!("#{number} does not count #{author:?} from {sequence} on: {refusal}"));
             }
-            let waiting = admission.waiting_operations();
-            if waiting > 0 || admission.admitted().operations() != vector.operations() {
+            if self.honest_operations(admission.admitted()) != self.honest_operations(vector) {
+                let waiting = admission.waiting_operations();
                 return Some(format!("{waiting} operations wait at #{number} for {:?}", admission.wanted()));
             }
             let (other, expected) = *first.get_or_insert((number, vector));
@@ -175,6 +179,60 @@ impl World {
             }
         }
         None
+    }
+
+    fn is_liar(&self, author: &DeviceId) -> bool {
+        self.surroundings.number(author).is_some_and(|number| self.plan().lies(number))
+    }
+
+    fn honest_operations(&self, vector: &VersionVector) -> u64 {
+        vector.iter().filter(|(author, _)| !self.is_liar(author)).map(|(_, entry)| entry.sequence).sum()
+    }
+
+    /// Nothing counts that a liar wrote, and nothing is kept where its role does not write.
+    fn check_unentitled(&mut self, space: usize) -> Result<(), Violation> {
+        let mut kept = 0;
+        let (liars, honest): (Vec<_>, Vec<_>) =
+            self.plan().spaces[space].members.iter().partition(|(number, _)| self.plan().lies(**number));
+        for (number, _) in honest {
+            let Some(hosted) = self.hosted(*number, space) else { continue };
+            let state = hosted.replica.core().state();
+            for (liar, member) in &liars {
+                let id = self.surroundings.ids[**liar];
+                let (held, counts) = (state.vector().sequence(&id), state.admission().admitted().sequence(&id));
+                if counts > 0 {
+                    return Err(Violation(format!("an operation of the liar #{liar} counts at #{number}")));
+                }
+                if held > 0 && !member.role.writes() {
+                    return Err(Violation(format!(
+                        "#{number} keeps an operation of #{liar}, whose role does not write"
+                    )));
+                }
+                kept += held;
+            }
+        }
+        self.trace.count(Happening::KeptUnentitled, kept);
+        Ok(())
+    }
+
+    /// What every device has stored is as it was signed, and the index says of it what is so.
+    fn check_logs(&mut self, space: usize) -> Result<(), Violation> {
+        let members: Vec<usize> = self.plan().spaces[space].members.keys().copied().collect();
+        for number in members {
+            let Some(hosted) = self.hosted(number, space) else { continue };
+            let was_damaged = !self.devices[number].damage.flipped.is_empty();
+            let report = match hosted.replica.log().reader().verify(&mut |_| {}) {
+                Ok(report) => report,
+                Err(error) => return Err(Violation(format!("the log of #{number} cannot be verified: {error}"))),
+            };
+            // Damage stays where it is, and in the index too until somebody reads it.
+            let wrong = report.unsigned.count + report.misindexed.count;
+            if wrong > 0 || (!report.is_sound() && !was_damaged) {
+                return Err(Violation(format!("the log of #{number} is unsound: {report:?}")));
+            }
+            self.trace.count(Happening::CheckedLogs, 1);
+        }
+        Ok(())
     }
 
     /// Asks all devices for all documents and compares.
@@ -245,6 +303,10 @@ impl World {
     }
 
     fn check_outcome_of(&mut self, space: usize) -> Result<(), Violation> {
+        self.check_unentitled(space)?;
+        if self.plan().seed.is_multiple_of(VERIFIED_EVERY) {
+            self.check_logs(space)?;
+        }
         let steward = self.plan().spaces[space].steward;
         let Some(shown) = self.ledgers[space].shown.remove(&steward) else {
             // The space was left out.

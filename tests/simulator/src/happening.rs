@@ -139,6 +139,9 @@ happenings! {
     LieGapped "lie: run without those before it" required fault;
     LieRequest "lie: malformed request" required fault;
     LieFlood "lie: request of a flood" required fault;
+    LieMute "lie: no answer, after the claim to hold something" required fault;
+    LieNotCanonical "lie: request in another form than the canonical one" required fault;
+    LieUnentitled "lie: operation that its author is not entitled to" required fault;
     LieJoin "lie: application with a forged certificate" required fault;
     RequestMalformed "request of a liar that does not decode" required;
     FloodRefused "request beyond those that may be under way" required;
@@ -181,6 +184,8 @@ happenings! {
     CheckedCounters "counters with increments of several devices" required;
     CheckedTexts "texts of one author compared at the end" required;
     CheckedRelays "relays without content keys at the end" required;
+    KeptUnentitled "operations of liars that are kept and do not count" required;
+    CheckedLogs "logs verified at the end" required;
     CheckedStreams "streams compared with all changes at the end" required;
     CheckedLarge "large values at the end" required;
     RestartedAtEnd "all devices started again and compared" required;

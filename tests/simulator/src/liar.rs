@@ -1,7 +1,8 @@
 //! Devices that lie: they speak the real messages, and say in them what is not so.
 //!
 //! An invited liar runs a real replica; what leaves it is tampered with on the way out, and now and then it says
-//! something that nobody asked for. It writes nothing, sponsors nobody, and admits that it exists: what it cannot do is
+//! something that nobody asked for. It writes nothing but one operation that must not
+//! count, sponsors nobody, and admits that it exists: what it cannot do is
 //! forge a signature. A stranger has no keys at all. Both go on lying to the very end of the run.
 
 use std::collections::BTreeMap;
@@ -12,7 +13,8 @@ use syncline_model::keys::seal;
 use syncline_model::membership::Certificate;
 use syncline_model::run::RunBuilder;
 use syncline_model::{
-    DeviceId, DeviceKey, Header, IdPrefix, Kind, OperationId, ReplicationSecret, Run, SpaceId, SpaceTag, canonical,
+    Dependency, DeviceId, DeviceKey, Header, IdPrefix, Kind, OperationId, ReplicationSecret, Role, Run, SpaceId,
+    SpaceTag, canonical,
 };
 use syncline_sync::limits::{PAGE_BYTES_MAX, RANGES_MAX};
 use syncline_sync::{
@@ -21,6 +23,7 @@ use syncline_sync::{
 };
 
 use crate::happening::Happening;
+use crate::hosted::Hosted;
 use crate::message::{Blame, Frame, Protocol, Purpose, Wish};
 use crate::plan::{LiarKind, MILLISECOND_US, SECOND_US};
 use crate::random::Choices;
@@ -34,6 +37,8 @@ const ASKED_MAX: usize = 64;
 const FLOOD_REQUESTS: u64 = 40;
 /// A claim goes so far beyond what is held.
 const CLAIM_OPERATIONS: u64 = 1 << 40;
+/// Membership records that a liar claims to know.
+const UNKNOWN_RECORDS: u64 = 1000;
 /// One page in so many is far too large, since that takes long.
 const OVERSIZED_EVERY: u64 = 3;
 
@@ -53,12 +58,37 @@ pub(crate) struct Liar {
     heard: BTreeMap<usize, Vec<Run>>,
     /// Requests that it was sent.
     asked: BTreeMap<u64, Request>,
+    /// The one operation that it signs in each space.
+    unentitled: BTreeMap<usize, Run>,
+}
+
+/// What an invited liar is in a space.
+#[derive(Debug)]
+struct Standing {
+    role: Role,
+    /// How many membership records it knows.
+    records: u64,
+    /// What shows that it was let in.
+    admission: Dependency,
+}
+
+impl Standing {
+    fn of(hosted: &Hosted) -> Option<Self> {
+        let state = hosted.replica.core().state();
+        let member = state.membership().members().get(&state.device_id())?;
+        let author = member.admissions.first()?.sponsor;
+        let admitted = state.admission().admitted();
+        let (sequence, id) = (admitted.sequence(&author), admitted.head(&author));
+        let admission = Dependency { author, sequence, id };
+        Some(Self { role: member.role, records: state.membership().records(), admission })
+    }
 }
 
 impl Liar {
     pub(crate) fn new(seed: u64, number: usize, kind: LiarKind) -> Self {
         let choices = Choices::new(seed, "liar", number as u64);
-        Self { kind, choices, heard: BTreeMap::new(), asked: BTreeMap::new() }
+        let (heard, asked, unentitled) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { kind, choices, heard, asked, unentitled }
     }
 
     /// A peer's request arrives.
@@ -73,9 +103,15 @@ impl Liar {
 
     fn percent(&self) -> u64 {
         match self.kind {
-            LiarKind::Member { percent } => percent,
+            LiarKind::Member { percent, .. } => percent,
             LiarKind::Stranger => 100,
         }
+    }
+
+    /// Whether it leaves this request without an answer.
+    fn keeps_silent(&self, exchange: u64) -> bool {
+        let mute = matches!(self.kind, LiarKind::Member { mute: true, .. });
+        mute && matches!(self.asked.get(&exchange), Some(Request::Pull { .. }))
     }
 
     /// Keeps the runs of a page in mind.
@@ -218,6 +254,32 @@ impl Liar {
         entries.sort_by_key(|entry| entry.author);
     }
 
+    /// An operation under its own key, which must never count: its role does not write, or it claims to know membership
+    /// records that there are not.
+    fn unentitled_run(&mut self, space: (usize, SpaceId), key: &DeviceKey, standing: &Standing) -> Option<Run> {
+        if let Some(run) = self.unentitled.get(&space.0) {
+            return Some(run.clone());
+        }
+        let payload = self.choices.bytes(100);
+        let membership = if standing.role.writes() { UNKNOWN_RECORDS } else { standing.records };
+        let header = Header {
+            kind: Kind::DATA,
+            space: space.1,
+            author: key.id(),
+            sequence: 1,
+            previous: OperationId::ZERO,
+            membership,
+            epoch: 1,
+            dependencies: vec![standing.admission],
+            payload_length: payload.len() as u32,
+        };
+        let mut builder = RunBuilder::new(space.1, key.id(), 1, OperationId::ZERO);
+        builder.push(&header, |_| payload).ok()?;
+        let run = Run::clone(&*builder.finish(key)?);
+        self.unentitled.insert(space.0, run.clone());
+        Some(run)
+    }
+
     /// A run of an author that nobody admitted, or a part of one that begins later than at the beginning.
     fn own_run(&mut self, space: SpaceId, first: u64) -> Option<Run> {
         let key = DeviceKey::generate(self.choices.generator());
@@ -240,8 +302,18 @@ impl Liar {
     }
 
     /// A gossip frame that no honest device makes.
-    fn frame(&mut self, space: usize, id: SpaceId, secret: &ReplicationSecret) -> Option<(Happening, Frame)> {
-        let (happening, sealed) = match self.choices.below(7) {
+    fn frame(
+        &mut self,
+        (space, id): (usize, SpaceId),
+        secret: &ReplicationSecret,
+        key: &DeviceKey,
+        standing: Option<&Standing>,
+    ) -> Option<(Happening, Frame)> {
+        let (happening, sealed) = match self.choices.below(8) {
+            7 => {
+                let run = self.unentitled_run((space, id), key, standing?)?;
+                (Happening::LieUnentitled, Sealed::Run(RunBytes(run.bytes().clone())))
+            }
             0 | 1 => {
                 let bytes = self.choices.bytes(300);
                 return Some((Happening::LieFrame, Frame::new(space, bytes)));
@@ -271,13 +343,16 @@ impl Liar {
     }
 
     /// A request that no honest device makes.
-    fn request(&mut self, tags: &[SpaceTag], authors: &[DeviceId]) -> (Happening, Vec<u8>) {
+    fn request(&mut self, tags: &[SpaceTag], authors: &[DeviceId]) -> (Happening, Vec<u8>, Purpose) {
         let tag = match tags {
             [] => SpaceTag(self.choices.bytes(16).try_into().expect("16 bytes were drawn")),
             tags => self.choices.pick(tags),
         };
         let author = self.choices.pick(authors);
-        match self.choices.below(4) {
+        if !tags.is_empty() && self.choices.chance(20) {
+            return (Happening::LieNotCanonical, not_canonical(tag, author), Purpose::NotCanonical);
+        }
+        let (happening, bytes) = match self.choices.below(4) {
             0 => (Happening::LieRequest, self.garbage(60)),
             1 => {
                 let range = Range { author, after: 0, after_id: None, through: CLAIM_OPERATIONS };
@@ -294,8 +369,20 @@ impl Liar {
                 let request = Request::Summary { digest: [5; 16], part: Part::Digest };
                 (Happening::LieFlood, SyncMessage::Space { tag, request }.encode())
             }
-        }
+        };
+        (happening, bytes, Purpose::Lie)
     }
+}
+
+/// A request whose last number takes a byte more than it has to.
+fn not_canonical(tag: SpaceTag, author: DeviceId) -> Vec<u8> {
+    let range = Range { author, after: 0, after_id: None, through: 1 };
+    let request = Request::Pull { ranges: vec![range], bytes_max: 1 };
+    let mut bytes = SyncMessage::Space { tag, request }.encode();
+    let last = bytes.len() - 1;
+    bytes[last] |= 0x80;
+    bytes.push(0);
+    bytes
 }
 
 impl World {
@@ -306,6 +393,9 @@ impl World {
         let ids: Vec<SpaceId> = surroundings.spaces.iter().map(|space| space.id).collect();
         let percent = liar.percent();
         match wish {
+            Wish::Reply { exchange, space: Some(_), .. } if liar.keeps_silent(exchange) => {
+                Err(vec![Wish::Note(Happening::LieMute, [exchange, 0])])
+            }
             Wish::Reply { exchange, bytes, space: Some(space) } if liar.choices.chance(percent) => {
                 let (happening, bytes) = match liar.answer(exchange, space, &ids, &bytes) {
                     Some(lie) => lie,
@@ -325,14 +415,12 @@ impl World {
     /// A liar says something that nobody asked for.
     pub(crate) fn lie(&mut self, number: usize) {
         let surroundings = self.surroundings.clone();
-        let secrets: Vec<(usize, ReplicationSecret)> = match &self.devices[number].running {
-            Some(running) => running
-                .hosted
-                .iter()
-                .filter_map(|(space, hosted)| Some((*space, hosted.secret().filter(|_| hosted.has_secret)?.clone())))
-                .collect(),
-            None => Vec::new(),
+        let known = |(space, hosted): (&usize, &Hosted)| {
+            Some((*space, hosted.secret().filter(|_| hosted.has_secret)?.clone(), Standing::of(hosted)))
         };
+        let running = self.devices[number].running.iter();
+        let secrets: Vec<(usize, ReplicationSecret, Option<Standing>)> =
+            running.flat_map(|running| running.hosted.iter().filter_map(known)).collect();
         let peers: Vec<usize> = self
             .connections
             .iter()
@@ -348,23 +436,24 @@ impl World {
         let mut wishes = Vec::new();
         if let Some(&peer) = peers.get(liar.choices.below(peers.len().max(1) as u64) as usize) {
             let (local, other) = (surroundings.ids[number], surroundings.ids[peer]);
-            if let Some((space, secret)) = secrets.first() {
+            let key = &surroundings.keys[number];
+            if let Some((space, secret, standing)) = secrets.first() {
                 let id = surroundings.spaces[*space].id;
-                if let Some((happening, frame)) = liar.frame(*space, id, secret) {
+                if let Some((happening, frame)) = liar.frame((*space, id), secret, key, standing.as_ref()) {
                     wishes.push(Wish::Note(happening, [peer as u64, 1]));
                     wishes.push(Wish::Spread { frame, not_to: None });
                 }
             }
-            let tags: Vec<SpaceTag> = secrets.iter().map(|(_, secret)| secret.tag(&local, &other)).collect();
+            let tags: Vec<SpaceTag> = secrets.iter().map(|(_, secret, _)| secret.tag(&local, &other)).collect();
             let flood = if liar.choices.chance(10) && !healed { FLOOD_REQUESTS } else { 1 };
             for _ in 0..flood {
-                let (happening, bytes) = liar.request(&tags, &surroundings.ids);
+                let (happening, bytes, purpose) = liar.request(&tags, &surroundings.ids);
                 wishes.push(Wish::Note(happening, [peer as u64, 2]));
-                wishes.push(Wish::Request { peer, protocol: Protocol::Sync, bytes, purpose: Purpose::Lie });
+                wishes.push(Wish::Request { peer, protocol: Protocol::Sync, bytes, purpose });
             }
             if liar.choices.chance(20) && !invitations.is_empty() {
                 let invitation = DeviceKey::generate(liar.choices.generator());
-                let (key, id) = (&surroundings.keys[number], surroundings.spaces[0].id);
+                let id = surroundings.spaces[0].id;
                 let mut certificate = Certificate::new(&id, key, &invitation);
                 certificate.invitation = liar.choices.pick(&invitations);
                 let tag = syncline_model::membership::invitation_tag(&certificate.invitation, &local, &other);

@@ -29,6 +29,8 @@ pub(crate) enum Purpose {
     },
     /// Nobody waits for the answer.
     Lie,
+    /// There must be no answer.
+    NotCanonical,
 }
 
 /// A gossip frame with the id that gossip knows it by.

@@ -379,7 +379,13 @@ impl Running {
                     Ok(())
                 }
             },
-            (Purpose::Hello(_) | Purpose::Join { .. }, None) | (Purpose::Lie, _) => Ok(()),
+            (Purpose::Hello(_) | Purpose::Join { .. }, None) | (Purpose::Lie, _) | (Purpose::NotCanonical, None) => {
+                Ok(())
+            }
+            (Purpose::NotCanonical, Some(_)) => {
+                wishes.push(Wish::Violation(format!("#{peer} answers a request whose bytes are not canonical")));
+                Ok(())
+            }
         }
     }
 

@@ -24,6 +24,8 @@ pub(crate) enum LiarKind {
     Member {
         /// How many.
         percent: u64,
+        /// Whether it never sends what it says to hold.
+        mute: bool,
     },
     /// A device without an invitation.
     Stranger,
@@ -72,7 +74,8 @@ pub(super) fn draw_devices(seed: u64, count: usize, all_honest: bool) -> Vec<Dev
         // The last ones, so that the first found spaces.
         let lies = number as u64 + liars >= count as u64;
         let percent = choices.pick(&[20, 60, 100]);
-        let kind = if choices.chance(25) { LiarKind::Stranger } else { LiarKind::Member { percent } };
+        let mute = Choices::new(seed, "mute", number as u64).chance(30);
+        let kind = if choices.chance(25) { LiarKind::Stranger } else { LiarKind::Member { percent, mute } };
         DevicePlan { skew_ms, liar: lies.then_some(kind) }
     };
     (0..count).map(device).collect()
