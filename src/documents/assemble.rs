@@ -163,10 +163,10 @@ fn read_changes(
         let missing = |sequence| ReadError::Missing { author: DeviceId([0; 32]), sequence };
         let author = authors.get(first.author as usize).ok_or_else(|| missing(first.sequence))?;
         let mut wanted = stretch.iter().copied().peekable();
-        operations.read(author, first.sequence - 1, last.sequence, &mut |mut content| {
+        operations.read(author, first.sequence - 1, last.sequence, &mut |content| {
             while let Some(reference) = wanted.next_if(|next| next.operation.sequence <= content.sequence) {
                 if reference.operation.sequence == content.sequence {
-                    found.insert(reference, incoming(&mut content, key, reference.entry));
+                    found.insert(reference, incoming(content, key, reference.entry));
                 }
             }
         })?;
@@ -183,12 +183,12 @@ fn read_changes(
 }
 
 /// The change in an entry of an operation, as [`super::Document::apply`] takes it.
-fn incoming(content: &mut Content, key: &DocumentKey, entry: u32) -> Option<IncomingChange> {
+fn incoming(content: &Content, key: &DocumentKey, entry: u32) -> Option<IncomingChange> {
     let actor = content.actor;
-    let entry = content.entries.get_mut(entry as usize).filter(|entry| entry.key == *key)?;
-    match &mut entry.action {
-        Action::Change(bytes) => Some(IncomingChange { bytes: std::mem::take(bytes), expected_actor: Some(actor) }),
-        Action::ForeignChange(bytes) => Some(IncomingChange { bytes: std::mem::take(bytes), expected_actor: None }),
+    let entry = content.entries.get(entry as usize).filter(|entry| entry.key == *key)?;
+    match &entry.action {
+        Action::Change(bytes) => Some(IncomingChange { bytes: bytes.clone(), expected_actor: Some(actor) }),
+        Action::ForeignChange(bytes) => Some(IncomingChange { bytes: bytes.clone(), expected_actor: None }),
         Action::Delete => None,
     }
 }

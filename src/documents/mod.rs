@@ -46,6 +46,7 @@ mod error;
 mod feed;
 mod job;
 mod operations;
+mod recent;
 mod request;
 mod snapshot;
 mod version;

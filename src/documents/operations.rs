@@ -1,16 +1,20 @@
 //! Where the desk finds the content of admitted operations again, and what it asks about their order.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use syncline_model::{Causality, DeviceId, Entry, Run, Transaction};
+use syncline_model::{Action, Causality, DeviceId, Entry, OperationId, Run, Transaction};
 use syncline_storage::{LogReader, Position, StorageError};
 
 use super::limits::ACTOR_BYTES;
+use super::recent::Recent;
 
 /// Bytes of decoded runs that are kept, since neighbouring operations are often asked for together.
 const RUN_CACHE_BYTES: usize = 8 << 20;
+/// Bytes of decrypted operations that are kept: those that concern several documents, which are often read together.
+const CONTENT_CACHE_BYTES: usize = 8 << 20;
+/// What an entry is taken to need in memory beside its key and its change.
+const ENTRY_MEMORY_BYTES: usize = 96;
 /// Bytes of runs that one read asks of the log.
 const READ_BYTES_MAX: usize = 4 << 20;
 
@@ -25,6 +29,20 @@ pub struct Content {
     pub actor: [u8; ACTOR_BYTES],
     /// What it does to documents.
     pub entries: Vec<Entry>,
+}
+
+impl Content {
+    /// What it takes in memory, about.
+    fn memory_bytes(&self) -> usize {
+        let of = |entry: &Entry| {
+            let change = match &entry.action {
+                Action::Change(bytes) | Action::ForeignChange(bytes) => bytes.len(),
+                Action::Delete => 0,
+            };
+            ENTRY_MEMORY_BYTES + entry.key.as_str().len() + change
+        };
+        self.entries.iter().map(of).sum()
+    }
 }
 
 /// Why operations cannot be read.
@@ -56,7 +74,7 @@ pub trait Operations: Send + Sync + fmt::Debug {
         author: &DeviceId,
         after: u64,
         through: u64,
-        visit: &mut dyn FnMut(Content),
+        visit: &mut dyn FnMut(&Content),
     ) -> Result<(), ReadError>;
 
     /// Whether the first operation is another one and lies in the causal past of the second.
@@ -73,8 +91,9 @@ pub type Opener = Arc<dyn Fn(&Run, u64) -> Option<Transaction> + Send + Sync>;
 pub struct LogOperations {
     reader: LogReader,
     opener: Opener,
-    /// The most recently used last.
-    runs: Mutex<VecDeque<Arc<Run>>>,
+    runs: Mutex<Recent<Run>>,
+    /// With the id of each, since a log that forked has several operations at one place.
+    contents: Mutex<Recent<(OperationId, Arc<Content>)>>,
     /// Built when first asked for, up to the position.
     causality: Mutex<(Causality, Option<Position>)>,
 }
@@ -88,31 +107,43 @@ impl fmt::Debug for LogOperations {
 impl LogOperations {
     /// Reads with `reader` and decrypts with `opener`.
     pub fn new(reader: LogReader, opener: Opener) -> Self {
-        Self { reader, opener, runs: Mutex::default(), causality: Mutex::default() }
+        let runs = Mutex::new(Recent::new(RUN_CACHE_BYTES));
+        let contents = Mutex::new(Recent::new(CONTENT_CACHE_BYTES));
+        Self { reader, opener, runs, contents, causality: Mutex::default() }
     }
 
     /// The run that covers a sequence.
     fn run_at(&self, author: &DeviceId, sequence: u64, through: u64) -> Result<Arc<Run>, ReadError> {
         let covers = |run: &Run| run.author() == *author && run.operation(sequence).is_some();
-        let found = {
-            let runs = unpoisoned(&self.runs);
-            runs.iter().find(|run| covers(run)).cloned()
-        };
-        if let Some(run) = found {
-            return Ok(run);
+        if let Some(run) = unpoisoned(&self.runs).ending_from(author, sequence).filter(|run| covers(run)) {
+            return Ok(run.clone());
         }
         let read = self.reader.read(author, sequence - 1, through, READ_BYTES_MAX)?;
         let read: Vec<Arc<Run>> = read.into_iter().map(Arc::new).collect();
         let wanted = read.iter().find(|run| covers(run)).cloned();
         let mut runs = unpoisoned(&self.runs);
-        runs.extend(read);
-        let mut bytes: usize = runs.iter().map(|run| run.bytes().len()).sum();
-        while bytes > RUN_CACHE_BYTES
-            && let Some(oldest) = runs.pop_front()
-        {
-            bytes -= oldest.bytes().len();
+        for run in read {
+            let (last, bytes) = (run.last(), run.bytes().len());
+            runs.keep(*author, last, run, bytes);
         }
         wanted.ok_or(ReadError::Missing { author: *author, sequence })
+    }
+
+    /// What an operation of a run says; none when it does not open.
+    fn content(&self, run: &Run, sequence: u64) -> Option<Arc<Content>> {
+        let (author, id) = (run.author(), run.operation(sequence)?.id);
+        let kept = unpoisoned(&self.contents).ending_from(&author, sequence).cloned();
+        if let Some((_, content)) = kept.as_deref().filter(|(kept, _)| *kept == id) {
+            return Some(content.clone());
+        }
+        let Transaction { wall_time_ms, lineage, entries } = (self.opener)(run, sequence)?;
+        let actor = lineage.actor(&self.reader.space(), &author);
+        let content = Arc::new(Content { sequence, wall_time_ms, actor, entries });
+        if content.entries.len() > 1 {
+            let kept = Arc::new((id, content.clone()));
+            unpoisoned(&self.contents).keep(author, sequence, kept, content.memory_bytes());
+        }
+        Some(content)
     }
 }
 
@@ -122,20 +153,14 @@ impl Operations for LogOperations {
         author: &DeviceId,
         after: u64,
         through: u64,
-        visit: &mut dyn FnMut(Content),
+        visit: &mut dyn FnMut(&Content),
     ) -> Result<(), ReadError> {
-        let space = self.reader.space();
         let mut sequence = after + 1;
         while sequence <= through {
             let run = self.run_at(author, sequence, through)?;
             while sequence <= through.min(run.last()) {
-                if let Some(transaction) = (self.opener)(&run, sequence) {
-                    visit(Content {
-                        sequence,
-                        wall_time_ms: transaction.wall_time_ms,
-                        actor: transaction.lineage.actor(&space, author),
-                        entries: transaction.entries,
-                    });
+                if let Some(content) = self.content(&run, sequence) {
+                    visit(&content);
                 }
                 sequence += 1;
             }
@@ -168,9 +193,7 @@ mod tests {
     use rand::rngs::StdRng;
     use syncline_model::keys::{SEAL_OVERHEAD_BYTES, open, seal};
     use syncline_model::run::RunBuilder;
-    use syncline_model::{
-        Action, ContentKey, Dependency, DeviceKey, Header, Kind, Lineage, OperationId, SpaceId, VerifiedRun,
-    };
+    use syncline_model::{ContentKey, Dependency, DeviceKey, Header, Kind, Lineage, SpaceId, VerifiedRun};
     use syncline_storage::{Incarnation, MemoryDisk, MemoryIndex, OpenOptions, Store};
 
     const SPACE: SpaceId = SpaceId([3; 32]);
@@ -226,7 +249,7 @@ mod tests {
         });
         let operations = LogOperations::new(log.reader(), opener);
         let mut seen = Vec::new();
-        operations.read(&one.id(), 3, 8, &mut |content| seen.push(content)).unwrap();
+        operations.read(&one.id(), 3, 8, &mut |content| seen.push(content.clone())).unwrap();
         let sequences: Vec<u64> = seen.iter().map(|content| content.sequence).collect();
         assert_eq!(sequences, [4, 5, 6, 8]);
         assert_eq!(seen[0].entries, transaction(4).entries);

@@ -70,14 +70,14 @@ impl Operations for Ledger {
         author: &DeviceId,
         after: u64,
         through: u64,
-        visit: &mut dyn FnMut(Content),
+        visit: &mut dyn FnMut(&Content),
     ) -> Result<(), ReadError> {
         for sequence in after + 1..=through {
             let missing = ReadError::Missing { author: *author, sequence };
             let (transaction, _) = self.operation(*author, sequence).ok_or(missing)?;
             let actor = transaction.lineage.actor(&SPACE, author);
             let Transaction { wall_time_ms, entries, .. } = transaction;
-            visit(Content { sequence, wall_time_ms, actor, entries });
+            visit(&Content { sequence, wall_time_ms, actor, entries });
         }
         Ok(())
     }

@@ -34,12 +34,12 @@ impl Operations for Ledger {
         author: &DeviceId,
         after: u64,
         through: u64,
-        visit: &mut dyn FnMut(Content),
+        visit: &mut dyn FnMut(&Content),
     ) -> Result<(), ReadError> {
         for sequence in after + 1..=through {
             let missing = ReadError::Missing { author: *author, sequence };
             let (transaction, _) = self.operation(*author, sequence).ok_or(missing)?;
-            visit(Content {
+            visit(&Content {
                 sequence,
                 wall_time_ms: transaction.wall_time_ms,
                 actor: transaction.lineage.actor(&SPACE, author),
