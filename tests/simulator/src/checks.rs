@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use syncline_model::{DeviceId, Role, VersionVector};
+use syncline_model::{DeviceId, Role, VectorEntry, VersionVector};
 use syncline_sync::Replica;
 use syncline_sync::limits::{
     FORKS_MAX, GAPS_BYTES_MAX, PULLS_MAX, STRANGERS_BYTES_MAX, UNWRITTEN_BYTES_MAX, UNWRITTEN_RUNS_MAX,
@@ -170,7 +170,7 @@ impl World {
                 return Some(format!("{waiting} operations wait at #{number} for {:?}", admission.wanted()));
             }
             let (other, expected) = *first.get_or_insert((number, vector));
-            if expected != vector {
+            if !self.honest_entries(expected).eq(self.honest_entries(vector)) {
                 let ahead = |one: &VersionVector| {
                     let sequences = self.surroundings.ids.iter().map(|id| one.sequence(id));
                     sequences.collect::<Vec<_>>()
@@ -185,8 +185,15 @@ impl World {
         self.surroundings.number(author).is_some_and(|number| self.plan().lies(number))
     }
 
+    fn honest_entries<'a>(
+        &'a self,
+        vector: &'a VersionVector,
+    ) -> impl Iterator<Item = (&'a DeviceId, &'a VectorEntry)> + 'a {
+        vector.iter().filter(|(author, _)| !self.is_liar(author))
+    }
+
     fn honest_operations(&self, vector: &VersionVector) -> u64 {
-        vector.iter().filter(|(author, _)| !self.is_liar(author)).map(|(_, entry)| entry.sequence).sum()
+        self.honest_entries(vector).map(|(_, entry)| entry.sequence).sum()
     }
 
     /// Nothing counts that a liar wrote, and nothing is kept where its role does not write.
@@ -227,7 +234,8 @@ impl World {
             };
             // Damage stays where it is, and in the index too until somebody reads it.
             let wrong = report.unsigned.count + report.misindexed.count;
-            if wrong > 0 || (!report.is_sound() && !was_damaged) {
+            let is_whole = report.is_sound() && report.unchained.count == 0;
+            if wrong > 0 || !(is_whole || was_damaged) {
                 return Err(Violation(format!("the log of #{number} is unsound: {report:?}")));
             }
             self.trace.count(Happening::CheckedLogs, 1);

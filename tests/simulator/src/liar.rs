@@ -1,7 +1,7 @@
 //! Devices that lie: they speak the real messages, and say in them what is not so.
 //!
 //! An invited liar runs a real replica; what leaves it is tampered with on the way out, and now and then it says
-//! something that nobody asked for. It writes nothing but one operation that must not
+//! something that nobody asked for. It writes nothing but operations that must not
 //! count, sponsors nobody, and admits that it exists: what it cannot do is
 //! forge a signature. A stranger has no keys at all. Both go on lying to the very end of the run.
 
@@ -58,8 +58,8 @@ pub(crate) struct Liar {
     heard: BTreeMap<usize, Vec<Run>>,
     /// Requests that it was sent.
     asked: BTreeMap<u64, Request>,
-    /// The one operation that it signs in each space.
-    unentitled: BTreeMap<usize, Run>,
+    /// What it signs in each space: two branches where its role writes.
+    unentitled: BTreeMap<(usize, u64), Run>,
 }
 
 /// What an invited liar is in a space.
@@ -254,29 +254,33 @@ impl Liar {
         entries.sort_by_key(|entry| entry.author);
     }
 
-    /// An operation under its own key, which must never count: its role does not write, or it claims to know membership
-    /// records that there are not.
+    /// Operations under its own key, which must never count: its role does not write, or it claims to know membership
+    /// records that there are not, and forks its log on top of that.
     fn unentitled_run(&mut self, space: (usize, SpaceId), key: &DeviceKey, standing: &Standing) -> Option<Run> {
-        if let Some(run) = self.unentitled.get(&space.0) {
+        let writes = standing.role.writes();
+        let branch = if writes { self.choices.below(2) } else { 0 };
+        if let Some(run) = self.unentitled.get(&(space.0, branch)) {
             return Some(run.clone());
         }
-        let payload = self.choices.bytes(100);
-        let membership = if standing.role.writes() { UNKNOWN_RECORDS } else { standing.records };
-        let header = Header {
-            kind: Kind::DATA,
-            space: space.1,
-            author: key.id(),
-            sequence: 1,
-            previous: OperationId::ZERO,
-            membership,
-            epoch: 1,
-            dependencies: vec![standing.admission],
-            payload_length: payload.len() as u32,
-        };
         let mut builder = RunBuilder::new(space.1, key.id(), 1, OperationId::ZERO);
-        builder.push(&header, |_| payload).ok()?;
+        // The second branch is longer, so that it could be taken for what follows the first.
+        for sequence in 1..=branch + 1 {
+            let payload = self.choices.bytes(100);
+            let header = Header {
+                kind: Kind::DATA,
+                space: space.1,
+                author: key.id(),
+                sequence,
+                previous: builder.head().1,
+                membership: if writes { UNKNOWN_RECORDS } else { standing.records },
+                epoch: 1,
+                dependencies: if sequence == 1 { vec![standing.admission] } else { Vec::new() },
+                payload_length: payload.len() as u32,
+            };
+            builder.push(&header, |_| payload).ok()?;
+        }
         let run = Run::clone(&*builder.finish(key)?);
-        self.unentitled.insert(space.0, run.clone());
+        self.unentitled.insert((space.0, branch), run.clone());
         Some(run)
     }
 
@@ -470,7 +474,10 @@ impl World {
 
     /// A device blames another one: that one must be a liar.
     pub(crate) fn blamed(&mut self, by: usize, peer: usize, why: &Blame) {
-        if self.devices[peer].liar.is_none() {
+        let lies = |number: usize| self.devices.get(number).is_none_or(|device| device.liar.is_some());
+        // A log may be forked indeed: then whoever holds the other branch says so rightly, and its author lied.
+        let forked = matches!(why, Blame::Equivocation { author, .. } if lies(*author));
+        if !lies(peer) && !forked {
             return self.violate(format!("#{by} blames the honest #{peer}: {why:?}"));
         }
         let happening = match why {
