@@ -160,6 +160,14 @@ fn known_spaces(known: &[String]) -> String {
 }
 
 impl Error {
+    /// No space of this name or id, among these.
+    pub(crate) fn unknown_space<'a>(asked: &str, names: impl Iterator<Item = &'a str>) -> Self {
+        Self::UnknownSpace {
+            asked: asked.chars().take(80).collect(),
+            known: names.map(|name| format!("`{name}`")).collect(),
+        }
+    }
+
     /// What a caller does next.
     pub fn kind(&self) -> ErrorKind {
         match self {

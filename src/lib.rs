@@ -16,3 +16,4 @@ pub use error::{Error, ErrorKind};
 pub use node::{Node, NodeBuilder};
 pub use space::{Space, Watch};
 pub use syncline_model::{DeviceId, Role, SpaceId, Strings, Ticket};
+pub use syncline_storage::{Activity, IndexKind, Progress};

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 /// How long something that takes a moment may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn command(data: &Path) -> Command {
+pub(crate) fn command(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_syncline"));
     command.env_clear().env("HOME", data).env("SYNCLINE_DATA", data).env("SYNCLINE_LOG", "error");
     command
@@ -20,14 +20,14 @@ fn command(data: &Path) -> Command {
 
 /// How a command ended.
 #[derive(Debug)]
-struct Ended {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ended {
-    fn new(output: &Output) -> Self {
+    pub(crate) fn new(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let code = output.status.code().unwrap_or(-1);
         let ended = Self { code, out: text(&output.stdout), err: text(&output.stderr) };
@@ -36,17 +36,17 @@ impl Ended {
     }
 
     /// Asserts success and gives the output without its last line end.
-    fn ok(&self) -> &str {
+    pub(crate) fn ok(&self) -> &str {
         assert_eq!(self.code, 0, "{self:?}");
         self.out.trim_end_matches('\n')
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(self.ok()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// Asserts this failure: one line that begins with `error: ` and contains `part`, and at most a hint.
-    fn failed(&self, code: i32, part: &str) {
+    pub(crate) fn failed(&self, code: i32, part: &str) {
         assert_eq!(self.code, code, "{self:?}");
         assert!(self.err.contains(part), "{part}: {self:?}");
         let lines: Vec<&str> = self.err.lines().collect();
@@ -55,11 +55,11 @@ impl Ended {
     }
 }
 
-fn run(data: &Path, arguments: &[&str]) -> Ended {
+pub(crate) fn run(data: &Path, arguments: &[&str]) -> Ended {
     Ended::new(&command(data).args(arguments).stdin(Stdio::null()).output().unwrap())
 }
 
-fn run_with_input(data: &Path, arguments: &[&str], input: &[u8]) -> Ended {
+pub(crate) fn run_with_input(data: &Path, arguments: &[&str], input: &[u8]) -> Ended {
     let mut child = command(data)
         .args(arguments)
         .stdin(Stdio::piped())
@@ -73,20 +73,20 @@ fn run_with_input(data: &Path, arguments: &[&str], input: &[u8]) -> Ended {
 }
 
 /// A data directory with a space named `notes`.
-fn with_space() -> TempDir {
+pub(crate) fn with_space() -> TempDir {
     let data = tempfile::tempdir().unwrap();
     run(data.path(), &["space", "create", "notes"]).ok();
     data
 }
 
 /// A running node; it ends with the test.
-struct Serving {
+pub(crate) struct Serving {
     child: Child,
-    ready: Value,
+    pub(crate) ready: Value,
 }
 
 impl Serving {
-    fn start(data: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
         let mut child = command(data)
             .args(["serve", "--json", "--no-mdns", "--no-quic", "--listen", "/ip4/127.0.0.1/tcp/0"])
             .args(more)
@@ -101,12 +101,12 @@ impl Serving {
         Self { child, ready }
     }
 
-    fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         self.ready["listening"][0].as_str().unwrap()
     }
 
     /// Ends it with SIGTERM and gives its exit code.
-    fn stop(mut self) -> i32 {
+    pub(crate) fn stop(mut self) -> i32 {
         terminate(&self.child);
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
@@ -125,7 +125,7 @@ fn terminate(child: &Child) {
     assert!(status.success());
 }
 
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "{what} did not happen");

@@ -16,7 +16,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use syncline::api::{self, ApiToken, PROBLEM_MEDIA_TYPE, Problem};
-use syncline::{Error, ErrorKind, Node};
+use syncline::{Error, ErrorKind, IndexKind, Node};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::ServiceExt;
@@ -58,14 +58,15 @@ pub(crate) struct RunningNode {
 }
 
 impl Access {
-    /// Finds the way to a data directory; with `create`, makes it a new device if it holds none.
-    pub(crate) async fn to(data: &Path, create: bool) -> Result<Self, Failure> {
+    /// Finds the way to a data directory; with `create`, makes it a new device, with that index, if it
+    /// holds none.
+    pub(crate) async fn to(data: &Path, create: bool, index: IndexKind) -> Result<Self, Failure> {
         if !create && !data.exists() {
             return Err(Error::NotInitialised { directory: data.to_owned() }.into());
         }
         let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
-            let error = match Node::builder().data(data).create(create).offline().start().await {
+            let error = match Node::builder().data(data).create(create).index(index).offline().start().await {
                 Ok(node) => return Ok(Self::opened(node)),
                 Err(error) => error,
             };
@@ -194,6 +195,28 @@ impl RunningNode {
                 Err(Failure::new(Exit::Unavailable, message).hint("see whether it still runs, then repeat the command"))
             }
         }
+    }
+}
+
+/// Does something with a data directory that no other process may use meanwhile.
+///
+/// Waits for another command to end; a node that serves the directory has to be stopped by whoever runs it.
+pub(crate) async fn alone<T>(data: &Path, mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Failure> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        let error = match tokio::task::block_in_place(&mut work) {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        if error.kind() != ErrorKind::Locked {
+            return Err(error.into());
+        }
+        let running = RunningNode::find(data).await.is_some();
+        if running || Instant::now() >= deadline {
+            let failure = Failure::new(Exit::Unavailable, error.to_string());
+            return Err(failure.hint("this command needs the directory for itself: stop the node, then repeat it"));
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
     }
 }
 

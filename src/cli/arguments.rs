@@ -35,6 +35,26 @@ pub(crate) struct Global {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// What keeps the index of a new directory [default: sled]
+    #[arg(long, value_enum, env = "SYNCLINE_INDEX")]
+    pub(crate) index: Option<IndexArgument>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// What is to keep the index
+    #[arg(long, value_enum, env = "SYNCLINE_INDEX")]
+    pub(crate) index: IndexArgument,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IndexArgument {
+    Sled,
+    Redb,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// Stop after this many of the recording's 26,078 edits
     #[arg(long, value_name = "N", env = "SYNCLINE_EDITS")]
@@ -44,7 +64,7 @@ pub(crate) struct Demo {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make the data directory a new device
-    Init,
+    Init(Init),
     /// Run a node until it is ended by Ctrl-C or SIGTERM
     Serve(ServeArguments),
     /// Create, list, share and join spaces
@@ -82,6 +102,14 @@ pub(crate) enum Command {
     Connect(Connect),
     /// Check every stored record, signature and index entry
     Verify(OptionalSpace),
+    /// Keep the index in another store; for a directory that no node uses
+    Convert(Convert),
+    /// Put aside what is damaged, and say what is missing; for a directory that no node uses
+    ///
+    /// Makes the index anew from the log. Nothing is removed from the log: stretches that cannot be read are put in
+    /// quarantine, which means that they are left out from then on. The operations in them are fetched again at the
+    /// next contact with a peer that holds them.
+    Repair(OptionalSpace),
     /// Show three nodes that type, part, meet again and agree, in a temporary directory
     Demo(Demo),
 }

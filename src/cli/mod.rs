@@ -13,10 +13,12 @@ mod export;
 mod failure;
 mod import;
 mod output;
+mod progress;
 mod serve;
 mod signals;
 mod spaces;
 mod status;
+mod upkeep;
 mod watch;
 
 use std::io::IsTerminal;
@@ -71,6 +73,8 @@ fn start(arguments: Arguments) -> Result<(), Failure> {
         match command {
             Command::Serve(serve) => serve::serve(&data, &serve, &config, &mut output).await,
             Command::Demo(demo) => demo::run(demo.edits).await,
+            Command::Convert(convert) => upkeep::convert(&data, convert.index, &mut output).await,
+            Command::Repair(space) => upkeep::repair(&data, &space, &mut output).await,
             command => with_access(command, &data, &mut output).await,
         }
     });
@@ -102,8 +106,12 @@ fn start_log(global: &Global, configured: Option<&str>, default: &str) -> Result
 /// Runs a command that works with and without a running node.
 async fn with_access(command: Command, data: &Path, output: &mut Output) -> Result<(), Failure> {
     let create =
-        matches!(command, Command::Init | Command::Space(SpaceCommand::Create { .. } | SpaceCommand::Join { .. }));
-    let access = Access::to(data, create).await?;
+        matches!(command, Command::Init(_) | Command::Space(SpaceCommand::Create { .. } | SpaceCommand::Join { .. }));
+    let index = match &command {
+        Command::Init(init) => init.index.map(Into::into),
+        _ => None,
+    };
+    let access = Access::to(data, create, index.unwrap_or_default()).await?;
     let result = dispatch(&access, command, data, output).await;
     access.close().await;
     result
@@ -111,8 +119,7 @@ async fn with_access(command: Command, data: &Path, output: &mut Output) -> Resu
 
 async fn dispatch(access: &Access, command: Command, data: &Path, output: &mut Output) -> Result<(), Failure> {
     match command {
-        Command::Init => status::init(access, data, output).await,
-        Command::Serve(_) => Err(Failure::new(Exit::Usage, "serve does not run through another node")),
+        Command::Init(init) => status::init(access, data, init.index, output).await,
         Command::Space(command) => spaces::space(access, command, output).await,
         Command::Put(arguments) => documents::put(access, arguments, output).await,
         Command::Patch(arguments) => documents::patch(access, arguments, output).await,
@@ -129,7 +136,9 @@ async fn dispatch(access: &Access, command: Command, data: &Path, output: &mut O
         Command::Status(arguments) => status::status(access, arguments.space.as_deref(), output).await,
         Command::Peers => status::peers(access, output).await,
         Command::Connect(arguments) => status::connect(access, arguments.address, output).await,
-        Command::Demo(_) => Err(Failure::new(Exit::Usage, "demo does not run through another node")),
+        Command::Serve(_) | Command::Demo(_) | Command::Convert(_) | Command::Repair(_) => {
+            Err(Failure::new(Exit::Usage, "this command does not run through another node"))
+        }
         Command::Verify(arguments) => status::verify(access, arguments.space.as_deref(), output).await,
     }
 }

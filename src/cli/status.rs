@@ -4,10 +4,12 @@ use std::path::Path;
 
 use axum::http::Method;
 use serde::Serialize;
+use syncline::IndexKind;
 use syncline::api::body::{ConnectRequest, ConnectedPeer, Peer, PeerList, PeerStanding, SpaceList, VerifyReport};
 use syncline::node::info::NodeStatus;
 
 use super::access::{Access, Target};
+use super::arguments::IndexArgument;
 use super::duration::humane_duration;
 use super::failure::{Exit, Failure};
 use super::output::{Output, humane_bytes, plain};
@@ -25,8 +27,19 @@ struct DeviceFacts {
     data: Option<String>,
 }
 
-pub(super) async fn init(access: &Access, data: &Path, output: &mut Output) -> Result<(), Failure> {
+pub(super) async fn init(
+    access: &Access,
+    data: &Path,
+    index: Option<IndexArgument>,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let status: NodeStatus = access.get(&Target::new(["status"])).await?;
+    if let Some(wanted) = index.map(IndexKind::from).filter(|wanted| wanted.name() != status.index) {
+        let (is, wanted) = (&status.index, wanted.name());
+        let failure =
+            Failure::new(Exit::Invalid, format!("this directory is a device already, with its index in {is}"));
+        return Err(failure.hint(format!("`syncline convert --index {wanted}` changes that")));
+    }
     let data = data.display().to_string();
     if output.json {
         return output.json(&DeviceFacts { device: status.device, peer: status.peer, data: Some(data) });
@@ -60,6 +73,7 @@ pub(super) async fn status(access: &Access, space: Option<&str>, output: &mut Ou
         ("device", status.device),
         ("peer", status.peer),
         ("release", status.release),
+        ("index", status.index),
         ("node", running),
         ("peers", format!("{} connected", status.connected_peers)),
         ("traffic", format!("{} received, {} sent", traffic.0, traffic.1)),

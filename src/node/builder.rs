@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use syncline_model::ContentKey;
-use syncline_storage::{OpenOptions, Progress, Store};
+use syncline_storage::{IndexKind, OpenOptions, Progress, Store};
 
 use super::conductor::{Conductor, Workshop};
 use super::{Inner, Node, files, parse_address};
@@ -23,6 +23,7 @@ const DOCUMENT_CACHE_BYTES: usize = 64 << 20;
 pub struct NodeBuilder {
     directory: Option<PathBuf>,
     create: bool,
+    index: IndexKind,
     online: bool,
     listen: Vec<String>,
     bootstrap: Vec<String>,
@@ -37,6 +38,7 @@ impl Default for NodeBuilder {
         Self {
             directory: None,
             create: false,
+            index: IndexKind::default(),
             online: true,
             listen: Vec::new(),
             bootstrap: Vec::new(),
@@ -60,6 +62,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// What keeps the index of a directory that is made; one that exists keeps its own.
+    #[must_use]
+    pub fn index(mut self, kind: IndexKind) -> Self {
+        self.index = kind;
         self
     }
 
@@ -117,10 +126,10 @@ impl NodeBuilder {
         let started = Instant::now();
         let directory = self.directory.clone().unwrap_or_else(|| PathBuf::from("."));
         let mut random: StdRng = rand::make_rng();
-        let create = self.create;
+        let (create, index) = (self.create, self.index);
         let mut file_random = StdRng::from_rng(&mut random);
         let (store, device, local_key) = blocking(move || {
-            let options = OpenOptions { create, ..OpenOptions::default() };
+            let options = OpenOptions { create, index, ..OpenOptions::default() };
             let store = Store::open(&directory, options, &mut report)?;
             let files = store.files();
             let device = match files::read_device(&files)? {
@@ -142,6 +151,7 @@ impl NodeBuilder {
         } else {
             (None, None)
         };
+        let kind = store.index_kind();
         let workshop = Workshop {
             store: Arc::new(store),
             device: device.clone(),
@@ -152,7 +162,7 @@ impl NodeBuilder {
             cache_bytes: self.document_cache_bytes,
         };
         let (commands, spaces) = Conductor::start(workshop, events, random).await?;
-        let inner = Inner { device, started, network, registry: Mutex::new(registry), commands, spaces };
+        let inner = Inner { device, index: kind, started, network, registry: Mutex::new(registry), commands, spaces };
         Ok(Node { inner: Arc::new(inner) })
     }
 

@@ -13,6 +13,8 @@ pub struct NodeStatus {
     pub peer: String,
     /// The release.
     pub release: String,
+    /// Which store keeps the index.
+    pub index: String,
     /// Milliseconds since the node started.
     pub uptime_ms: u64,
     /// Multiaddresses it listens on, with the peer id.

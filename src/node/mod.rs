@@ -8,6 +8,7 @@ mod conductor;
 mod files;
 pub mod info;
 mod metrics;
+pub mod upkeep;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -15,7 +16,7 @@ use std::time::Instant;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 use syncline_model::{DeviceId, DeviceKey, SpaceId, Strings, Ticket};
-use syncline_storage::VerifyReport;
+use syncline_storage::{IndexKind, VerifyReport};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use builder::NodeBuilder;
@@ -35,6 +36,7 @@ pub struct Node {
 
 struct Inner {
     device: DeviceKey,
+    index: IndexKind,
     started: Instant,
     network: Option<Network>,
     registry: Mutex<Registry>,
@@ -88,10 +90,9 @@ impl Node {
         let entries = self.entries();
         let id = name_or_id.parse::<SpaceId>().ok();
         let found = entries.iter().find(|entry| entry.name == name_or_id || Some(entry.link.space) == id);
-        found.map(|entry| self.space_of(entry)).ok_or_else(|| Error::UnknownSpace {
-            asked: name_or_id.chars().take(80).collect(),
-            known: entries.iter().map(|entry| format!("`{}`", entry.name)).collect(),
-        })
+        found
+            .map(|entry| self.space_of(entry))
+            .ok_or_else(|| Error::unknown_space(name_or_id, entries.iter().map(|entry| entry.name.as_str())))
     }
 
     /// Founds a space whose steward is this device.
@@ -141,6 +142,7 @@ impl Node {
             device: self.device().to_string(),
             peer: self.peer_id(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
+            index: self.inner.index.name().to_owned(),
             uptime_ms: self.inner.started.elapsed().as_millis() as u64,
             listening: self.listen_addresses(),
             connected_peers: self.peers().await.iter().filter(|peer| connected(peer)).count(),

@@ -57,6 +57,7 @@ pub struct OpenOptions {
 pub struct Store {
     disk: Arc<dyn Disk>,
     index: Arc<dyn Index>,
+    kind: IndexKind,
     limits: AppendLimits,
     open: OpenSpaces,
     /// Held while numbers are given to spaces.
@@ -111,14 +112,19 @@ impl Store {
     /// Gives a data directory that nobody uses an index of another kind, made from the logs.
     ///
     /// It counts only once it is complete and durable; the old one is removed then. What others derived and kept in
-    /// the old index is gone, as whenever an index is made anew.
-    pub fn convert_index(path: &Path, to: IndexKind, progress: &mut dyn FnMut(Progress)) -> Result<(), StorageError> {
+    /// the old index is gone, as whenever an index is made anew. Returns the kind that it had before: when that is the
+    /// one asked for, nothing is done.
+    pub fn convert_index(
+        path: &Path,
+        to: IndexKind,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<IndexKind, StorageError> {
         prepare_directory(path, false)?;
         let lock = Arc::new(lock_directory(path)?);
         let disk: Arc<dyn Disk> = Arc::new(FileDisk::new(path));
         let from = check_format(&*disk, to)?;
         if from == to {
-            return Ok(());
+            return Ok(from);
         }
         if is_condemned(&*disk)? {
             // Otherwise the mark would be spent on the new one.
@@ -132,12 +138,13 @@ impl Store {
         store.flush()?;
         drop(store);
         write_format(&*disk, to)?;
-        remove_directory_if_there(&*disk, index_directory(from))
+        remove_directory_if_there(&*disk, index_directory(from))?;
+        Ok(from)
     }
 
     /// A store on a given disk and index, as a simulator needs it. Nothing locks the disk.
     pub fn assemble(disk: Arc<dyn Disk>, index: Arc<dyn Index>, options: OpenOptions) -> Result<Self, StorageError> {
-        check_format(&*disk, options.index)?;
+        let kind = check_format(&*disk, options.index)?;
         if read_whole(&*disk, RESTORING_FILE)?.is_some() {
             return Err(StorageError::HalfRestored);
         }
@@ -146,8 +153,14 @@ impl Store {
         }
         disk.sync_directory("").map_err(StorageError::io("sync", "the data directory"))?;
         remove_leftovers(&*disk)?;
-        let store =
-            Self { disk, index, limits: options.limits, open: OpenSpaces::default(), numbering: Mutex::default() };
+        let store = Self {
+            disk,
+            index,
+            kind,
+            limits: options.limits,
+            open: OpenSpaces::default(),
+            numbering: Mutex::default(),
+        };
         store.tidy_index(is_condemned(&*store.disk)?)?;
         match store.disk.remove_file(CONDEMNED_FILE) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -251,6 +264,11 @@ impl Store {
     /// The part of the index for what concerns the whole node.
     pub fn node_index(&self) -> SpaceIndex {
         SpaceIndex::new(self.index.clone(), NODE_NUMBER)
+    }
+
+    /// Which store keeps the index.
+    pub fn index_kind(&self) -> IndexKind {
+        self.kind
     }
 
     /// About how many bytes the index takes.

@@ -1,0 +1,71 @@
+//! Upkeep of a data directory that no node uses: another index, and repair after damage.
+
+use std::path::Path;
+
+use syncline_model::SpaceId;
+pub use syncline_storage::{AuthorRange, RepairReport};
+use syncline_storage::{IndexKind, OpenOptions, Progress, Store};
+
+use super::files::{self, SPACE_KEYS};
+use crate::error::Error;
+use crate::space::SpaceKeys;
+
+/// What a repair did to one space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepairedSpace {
+    /// The space.
+    pub space: SpaceId,
+    /// Its name on this device; its id when its key file cannot be read.
+    pub name: String,
+    /// What can be read now, and what is missing.
+    pub report: RepairReport,
+}
+
+/// Gives a data directory an index of another kind, made from the logs; returns the kind that it had before.
+///
+/// When that is the kind asked for, nothing is done. A conversion that was cut short leaves the old index in use.
+///
+/// # Errors
+/// When a process uses the directory, there is none, or the disk fails.
+pub fn convert_index(directory: &Path, to: IndexKind, progress: &mut dyn FnMut(Progress)) -> Result<IndexKind, Error> {
+    Ok(Store::convert_index(directory, to, progress)?)
+}
+
+/// Makes the index of one space, by name or id, or of all spaces anew from their logs, leaving out what is damaged.
+///
+/// Nothing is removed from the logs. The documents are made anew at the next start, and what is missing is fetched at
+/// the next contact with a peer that holds it.
+///
+/// # Errors
+/// When a process uses the directory, there is none, the space is not in it, or the disk fails.
+pub fn repair(
+    directory: &Path,
+    space: Option<&str>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<RepairedSpace>, Error> {
+    let store = Store::open(directory, OpenOptions::default(), progress)?;
+    let mut wanted = Vec::new();
+    for id in store.spaces()? {
+        let name = space_name(&store, id)?;
+        if space.is_none_or(|asked| asked == name || asked == id.to_string()) {
+            wanted.push((id, name));
+        }
+    }
+    if let Some(asked) = space.filter(|_| wanted.is_empty()) {
+        let names = store.spaces()?.into_iter().map(|id| space_name(&store, id)).collect::<Result<Vec<_>, _>>()?;
+        return Err(Error::unknown_space(asked, names.iter().map(String::as_str)));
+    }
+    let mut repaired = Vec::with_capacity(wanted.len());
+    for (space, name) in wanted {
+        repaired.push(RepairedSpace { space, name, report: store.repair_space(space, progress)? });
+    }
+    store.flush()?;
+    Ok(repaired)
+}
+
+/// The name that a space has on this device; its id when its key file is missing or damaged.
+fn space_name(store: &Store, space: SpaceId) -> Result<String, Error> {
+    let keys = store.files().read(files::scope(space), SPACE_KEYS)?;
+    let name = keys.and_then(|bytes| SpaceKeys::decode(&bytes).ok()).map(|keys| keys.name);
+    Ok(name.unwrap_or_else(|| space.to_string()))
+}
