@@ -6,7 +6,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::body;
 use super::problem::Problem;
-use super::routes::{changes, documents, node, spaces};
+use super::routes::{changes, documents, node, spaces, upkeep};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -20,7 +20,7 @@ use super::routes::{changes, documents, node, spaces};
     paths(
         node::health, node::metrics, node::status, node::peers, node::connect,
         spaces::list, spaces::create, spaces::join, spaces::show, spaces::leave, spaces::invite, spaces::members,
-        spaces::verify,
+        upkeep::verify,
         documents::list, documents::get, documents::put, documents::patch, documents::delete, documents::transact,
         documents::history, documents::conflicts, documents::all_conflicts, changes::changes,
     ),

@@ -12,7 +12,7 @@ use super::guard::{Gate, guard};
 use super::limits::BODY_BYTES_MAX;
 use super::openapi;
 use super::problem::{Problem, ProblemKind};
-use super::routes::{changes, documents, node, spaces};
+use super::routes::{changes, documents, node, spaces, upkeep};
 use super::state::ApiState;
 
 /// All routes behind the guard: what the server serves.
@@ -36,7 +36,7 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/v1/spaces/{space}", get(spaces::show).delete(spaces::leave))
         .route("/v1/spaces/{space}/invitations", post(spaces::invite))
         .route("/v1/spaces/{space}/members", get(spaces::members))
-        .route("/v1/spaces/{space}/verify", post(spaces::verify))
+        .route("/v1/spaces/{space}/verify", post(upkeep::verify))
         .route("/v1/spaces/{space}/documents", get(documents::list))
         .route(
             "/v1/spaces/{space}/documents/{*key}",

@@ -135,6 +135,12 @@ impl Access {
         Ok(answer.into_body())
     }
 
+    /// Makes a request and gives the answer's body as it comes.
+    pub(crate) async fn open(&self, method: Method, target: &Target, body: Option<Vec<u8>>) -> Result<Body, Failure> {
+        let answer = checked(self.send(method, target, body, None).await?).await?;
+        Ok(answer.into_body())
+    }
+
     async fn send(
         &self,
         method: Method,

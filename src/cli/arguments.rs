@@ -42,6 +42,23 @@ pub(crate) struct Init {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) space: OptionalSpace,
+    /// Which signatures to check; checksums are checked in any case
+    #[arg(long, value_enum, default_value = "all", env = "SYNCLINE_SIGNATURES")]
+    pub(crate) signatures: SignaturesArgument,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SignaturesArgument {
+    /// Every run's
+    All,
+    /// Those of one in sixteen runs
+    Sample,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Convert {
     /// What is to keep the index
     #[arg(long, value_enum, env = "SYNCLINE_INDEX")]
@@ -100,8 +117,12 @@ pub(crate) enum Command {
     Peers,
     /// Connect the running node to a peer and keep the connection
     Connect(Connect),
-    /// Check every stored record, signature and index entry
-    Verify(OptionalSpace),
+    /// Check everything that is stored: records, signatures, the index, documents against their operations
+    ///
+    /// Works with and without a running node, reads everything and changes nothing. The exit code is 1 when anything
+    /// is wrong. Damaged stretches that are in quarantine, and whose operations are held again, are not wrong: they
+    /// stay in the log and are left out.
+    Verify(Verify),
     /// Keep the index in another store; for a directory that no node uses
     Convert(Convert),
     /// Put aside what is damaged, and say what is missing; for a directory that no node uses

@@ -19,6 +19,7 @@ mod signals;
 mod spaces;
 mod status;
 mod upkeep;
+mod verify;
 mod watch;
 
 use std::io::IsTerminal;
@@ -139,6 +140,6 @@ async fn dispatch(access: &Access, command: Command, data: &Path, output: &mut O
         Command::Serve(_) | Command::Demo(_) | Command::Convert(_) | Command::Repair(_) => {
             Err(Failure::new(Exit::Usage, "this command does not run through another node"))
         }
-        Command::Verify(arguments) => status::verify(access, arguments.space.as_deref(), output).await,
+        Command::Verify(arguments) => verify::verify(access, &arguments, output).await,
     }
 }

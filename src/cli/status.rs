@@ -5,7 +5,7 @@ use std::path::Path;
 use axum::http::Method;
 use serde::Serialize;
 use syncline::IndexKind;
-use syncline::api::body::{ConnectRequest, ConnectedPeer, Peer, PeerList, PeerStanding, SpaceList, VerifyReport};
+use syncline::api::body::{ConnectRequest, ConnectedPeer, Peer, PeerList, PeerStanding};
 use syncline::node::info::NodeStatus;
 
 use super::access::{Access, Target};
@@ -124,58 +124,4 @@ pub(super) async fn connect(access: &Access, address: String, output: &mut Outpu
     let request = ConnectRequest { address };
     let connected: ConnectedPeer = access.send_json(Method::POST, &Target::new(["peers"]), &request).await?;
     if output.json { output.json(&connected) } else { output.line(connected.device) }
-}
-
-pub(super) async fn verify(access: &Access, space: Option<&str>, output: &mut Output) -> Result<(), Failure> {
-    let spaces = match space {
-        Some(space) => vec![space.to_owned()],
-        None => {
-            let list: SpaceList = access.get(&Target::new(["spaces"])).await?;
-            list.spaces.into_iter().map(|space| space.id).collect()
-        }
-    };
-    let mut unsound = Vec::new();
-    for space in spaces {
-        let report: VerifyReport = access.call(Method::POST, &Target::new(["spaces", &space, "verify"])).await?;
-        if output.json {
-            output.json(&report)?;
-        } else {
-            show_report(&report, output)?;
-        }
-        output.flush()?;
-        if !report.sound {
-            unsound.push(format!("`{}`", report.name));
-        }
-    }
-    if unsound.is_empty() {
-        return Ok(());
-    }
-    let failure = Failure::new(Exit::Invalid, format!("the stored log of {} is damaged", unsound.join(", ")));
-    Err(failure.hint("what is damaged is left out, and fetched again from peers that hold it"))
-}
-
-fn show_report(report: &VerifyReport, output: &mut Output) -> Result<(), Failure> {
-    let verdict = if report.sound { "sound" } else { "damaged" };
-    output.line(format_args!(
-        "{}: {verdict}; {} operations in {} runs, {}",
-        plain(&report.name),
-        report.operations,
-        report.runs,
-        humane_bytes(report.bytes)
-    ))?;
-    for (what, findings) in [
-        ("unreadable bytes", &report.damaged),
-        ("runs whose signature does not hold", &report.unsigned),
-        ("runs that do not continue their log (branches are no damage)", &report.unchained),
-        ("runs that the index misses or describes wrongly", &report.misindexed),
-    ] {
-        if findings.count > 0 {
-            let first = findings.first_positions.first().map(|position| format!(", first at {position}"));
-            output.line(format_args!("  {}: {what}{}", findings.count, first.unwrap_or_default()))?;
-        }
-    }
-    if report.index_surplus > 0 {
-        output.line(format_args!("  {}: index entries without a run", report.index_surplus))?;
-    }
-    Ok(())
 }

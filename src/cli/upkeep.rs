@@ -4,12 +4,13 @@ use std::path::Path;
 
 use serde::Serialize;
 use syncline::IndexKind;
+use syncline::api::body::OperationRange;
 use syncline::node::upkeep::{self, RepairedSpace};
 
 use super::access::alone;
 use super::arguments::{IndexArgument, OptionalSpace};
 use super::failure::Failure;
-use super::output::{Output, note, plain, short};
+use super::output::{Output, note, plain};
 use super::progress::Bar;
 
 impl From<IndexArgument> for IndexKind {
@@ -71,28 +72,12 @@ struct Repair {
     /// Operations that are missing.
     missing_operations: u64,
     /// Where they are missing, the first ranges.
-    missing: Vec<MissingRange>,
-}
-
-/// A stretch of one author's log.
-#[derive(Debug, Serialize)]
-struct MissingRange {
-    /// The author's device id.
-    author: String,
-    /// The first sequence.
-    first: u64,
-    /// The last sequence.
-    last: u64,
+    missing: Vec<OperationRange>,
 }
 
 impl From<&RepairedSpace> for Repair {
     fn from(repaired: &RepairedSpace) -> Self {
         let report = &repaired.report;
-        let range = |range: &syncline::node::upkeep::AuthorRange| MissingRange {
-            author: range.author.to_string(),
-            first: range.after + 1,
-            last: range.through,
-        };
         Self {
             space: repaired.space.to_string(),
             name: repaired.name.clone(),
@@ -100,7 +85,7 @@ impl From<&RepairedSpace> for Repair {
             operations: report.operations,
             quarantined: report.quarantined,
             missing_operations: report.missing_operations,
-            missing: report.missing.iter().map(range).collect(),
+            missing: report.missing.iter().map(OperationRange::from).collect(),
         }
     }
 }
@@ -141,7 +126,7 @@ fn show_repair(report: &Repair, output: &mut Output) -> Result<(), Failure> {
         ))?;
     }
     for range in &report.missing {
-        output.line(format_args!("  missing: {}", range_text(&range.author, range.first, range.last)))?;
+        output.line(format_args!("  missing: {range}"))?;
     }
     if report.missing_operations == 0 {
         return output.line("  nothing is known to be missing");
@@ -150,25 +135,4 @@ fn show_repair(report: &Repair, output: &mut Output) -> Result<(), Failure> {
         "  {} operations are missing: the next contact of `syncline serve` with a peer that holds them fetches them",
         report.missing_operations
     ))
-}
-
-/// A stretch of an author's log, in words.
-pub(super) fn range_text(author: &str, first: u64, last: u64) -> String {
-    let author = short(author);
-    if first == last {
-        format!("operation {first} of device {author}")
-    } else {
-        format!("operations {first} to {last} of device {author}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_told_in_words() {
-        assert_eq!(range_text("abcdefghij", 3, 3), "operation 3 of device abcdefgh");
-        assert_eq!(range_text("abcdefghij", 3, 9), "operations 3 to 9 of device abcdefgh");
-    }
 }

@@ -590,7 +590,7 @@ fn operation_of_suffix(suffix: &[u8]) -> Option<OperationRef> {
     Some(OperationRef { author: u32::from_be_bytes(*author), sequence })
 }
 
-fn key_of_suffix(suffix: &[u8]) -> Result<DocumentKey, IndexError> {
+pub(super) fn key_of_suffix(suffix: &[u8]) -> Result<DocumentKey, IndexError> {
     let text = std::str::from_utf8(suffix).ok().and_then(|text| text.parse().ok());
     text.ok_or(IndexError::Damaged("a document's key"))
 }

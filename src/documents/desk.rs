@@ -206,6 +206,14 @@ impl Desk {
         }
     }
 
+    pub(super) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    pub(super) fn operations(&self) -> &Arc<dyn Operations> {
+        &self.shared.operations
+    }
+
     /// How far an author's operations have been applied; what follows is to be given by [`Input::Apply`].
     pub fn applied(&self, author: &DeviceId) -> u64 {
         self.catalog.applied(author)

@@ -12,6 +12,7 @@ use syncline_model::limits::{CHANGE_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use syncline_model::{Action, ContentKey, DeviceId, DocumentKey};
 
 use super::assemble::{Assembled, Recipe, assemble};
+use super::audit::{self, Anew, Comparison};
 use super::catalog::{BlockedRecord, Reference};
 use super::change::{ChangeHash, parse_change};
 use super::document::Document;
@@ -94,6 +95,8 @@ pub(super) enum ReadKind {
     },
     Conflicts,
     Chunks(Vec<ChangeHash>),
+    /// Made anew from all its operations, which the desk fills in.
+    Compare(Box<Anew>),
 }
 
 /// What was read.
@@ -103,6 +106,7 @@ pub(super) enum Found {
     History(Vec<HistoryItem>),
     Conflicts { places: Vec<ConflictPlace>, blocked: Vec<BlockedRecord> },
     Chunks(Chunks),
+    Compared(Comparison),
 }
 
 /// One document's part of a transaction.
@@ -262,6 +266,10 @@ fn read(key: &DocumentKey, loaded: &Loaded, kind: &ReadKind, shared: &Shared) ->
                     .collect(),
             });
             Found::Conflicts { places: places.collect(), blocked: loaded.blocked.clone() }
+        }
+        ReadKind::Compare(anew) => {
+            let compared = audit::compare(key, loaded, anew, shared);
+            Found::Compared(compared.map_err(|reason| DocumentError::Damaged { key: key.clone(), reason })?)
         }
         ReadKind::Chunks(heads) => {
             let changes = document.changes_since(heads).map_err(unknown)?;

@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use syncline_model::{DeviceId, DocumentKey, Entry, Lineage, Past, Transaction};
 
+use super::audit::Comparison;
 use super::change::ChangeHash;
 use super::edit::Edit;
 use super::error::DocumentError;
@@ -215,6 +216,11 @@ pub enum Query {
         /// Answer only when this version is visible.
         wait_for: Option<Version>,
     },
+    /// What is kept of a document against what its operations give; answered by [`Answer::Compared`].
+    Compare {
+        /// Which document.
+        key: DocumentKey,
+    },
     /// Figures about the space's documents; answered by [`Answer::Stats`].
     Stats,
 }
@@ -301,6 +307,8 @@ pub enum Answer {
     Version(Version),
     /// A stream began.
     Watching(Version),
+    /// Whether a document is what its operations give.
+    Compared(Comparison),
     /// Figures.
     Stats(Stats),
 }

@@ -162,7 +162,16 @@ impl NodeBuilder {
             cache_bytes: self.document_cache_bytes,
         };
         let (commands, spaces) = Conductor::start(workshop, events, random).await?;
-        let inner = Inner { device, index: kind, started, network, registry: Mutex::new(registry), commands, spaces };
+        let inner = Inner {
+            device,
+            index: kind,
+            checking: Arc::new(tokio::sync::Semaphore::new(1)),
+            started,
+            network,
+            registry: Mutex::new(registry),
+            commands,
+            spaces,
+        };
         Ok(Node { inner: Arc::new(inner) })
     }
 

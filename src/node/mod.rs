@@ -9,6 +9,7 @@ mod files;
 pub mod info;
 mod metrics;
 pub mod upkeep;
+pub mod verification;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -16,8 +17,8 @@ use std::time::Instant;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 use syncline_model::{DeviceId, DeviceKey, SpaceId, Strings, Ticket};
-use syncline_storage::{IndexKind, VerifyReport};
-use tokio::sync::{mpsc, oneshot, watch};
+use syncline_storage::IndexKind;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use builder::NodeBuilder;
 
@@ -37,6 +38,8 @@ pub struct Node {
 struct Inner {
     device: DeviceKey,
     index: IndexKind,
+    /// Checks run one after another.
+    checking: Arc<Semaphore>,
     started: Instant,
     network: Option<Network>,
     registry: Mutex<Registry>,
@@ -167,12 +170,6 @@ impl Node {
             .and_then(|()| encode_registry(&mut text, &spaces))
             .and_then(|()| encode_eof(&mut text));
         text
-    }
-
-    /// Checks everything that is stored of a space: records, chains, signatures, the index. Reads the whole log.
-    pub async fn verify(&self, space: &Space) -> Result<VerifyReport, Error> {
-        let reader = space.log_reader().await?;
-        builder::blocking(move || Ok(reader.verify(&mut builder::report)?)).await
     }
 
     /// Waits until something on this device failed for good, and tells what. The node should end then.

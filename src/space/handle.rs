@@ -1,22 +1,24 @@
 //! A space as its callers hold it: every call becomes a message to the pump, and waits for the answer.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::Stream;
 use serde_json::Value;
-use syncline_model::{DocumentKey, Role, SpaceId, Ticket};
+use syncline_model::{DeviceId, DocumentKey, Role, SpaceId, Ticket};
 use syncline_storage::LogReader;
 use tokio::sync::{mpsc, oneshot};
 
 use super::core::WriteError;
 use super::pump::{Figures, Link, Message, Watched};
 use crate::documents::{
-    Answer, ChangeEvent, ChangePage, ConflictPage, ConflictScope, DocumentError, DocumentView, Edit, HistoryItem, List,
-    Pointer, Query, Stats, Step, Version, Written, parse_hash,
+    Answer, AuditStart, ChangeEvent, ChangePage, Comparison, ConflictPage, ConflictScope, DocumentError, DocumentView,
+    Edit, HistoryItem, List, Pointer, Query, Stats, Step, SumPage, Version, Written, parse_hash,
 };
 use crate::error::Error;
 use crate::node::Node;
@@ -238,6 +240,24 @@ impl Space {
 
     pub(crate) async fn log_reader(&self) -> Result<LogReader, Error> {
         self.tell(|reply| Message::Reader { reply }).await
+    }
+
+    pub(crate) async fn audit_start(&self) -> Result<AuditStart, Error> {
+        self.tell(|reply| Message::AuditStart { reply }).await
+    }
+
+    pub(crate) async fn audit_sums(
+        &self,
+        after: Option<DocumentKey>,
+        applied: Arc<BTreeMap<DeviceId, u64>>,
+    ) -> Result<SumPage, Error> {
+        Ok(self.tell(|reply| Message::AuditSums { after, applied, reply }).await??)
+    }
+
+    /// What is kept of a document against what its operations give.
+    pub(crate) async fn compare(&self, key: DocumentKey, timeout: Duration) -> Result<Comparison, Error> {
+        let answer = self.query(Query::Compare { key }, Some(timeout)).await?;
+        expect(answer, |answer| if let Answer::Compared(comparison) = answer { Some(comparison) } else { None })
     }
 
     async fn query(&self, query: Query, timeout: Option<Duration>) -> Result<Answer, Error> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use syncline_model::membership::{Certificate, KeyDelivery};
-use syncline_model::{DeviceId, DeviceKey, ReplicationSecret, Role, SpaceId};
+use syncline_model::{DeviceId, DeviceKey, DocumentKey, ReplicationSecret, Role, SpaceId};
 use syncline_storage::{LogReader, StorageError};
 use syncline_sync::{
     Effect as SyncEffect, Event as SyncEvent, FrameId, Message as SyncMessage, PeerStatus, Replica, Request, RequestId,
@@ -23,7 +23,9 @@ use super::core::{Clock, Event, WriteError};
 use super::join::JoinAnswer;
 use super::keys::SpaceKeys;
 use super::replica::{Input, Output, SpaceReplica};
-use crate::documents::{Answer, ChangeEvent, DocumentError, Input as DeskInput, JobDone, Query, Step, Version};
+use crate::documents::{
+    Answer, AuditStart, ChangeEvent, DocumentError, Input as DeskInput, JobDone, Query, Step, SumPage, Version,
+};
 use crate::network::{self, GossipId, Network, Protocol, Reply, Topic};
 use crate::node::Notice;
 use crate::node::info::{MemberInfo, SpacePeer};
@@ -97,6 +99,14 @@ pub(crate) enum Message {
     Figures { reply: oneshot::Sender<Figures> },
     /// Something to read the log with is wanted.
     Reader { reply: oneshot::Sender<LogReader> },
+    /// Documents are to be compared with their operations.
+    AuditStart { reply: oneshot::Sender<AuditStart> },
+    /// What does the catalog of documents say?
+    AuditSums {
+        after: Option<DocumentKey>,
+        applied: Arc<BTreeMap<DeviceId, u64>>,
+        reply: oneshot::Sender<Result<SumPage, StorageError>>,
+    },
     /// Who is in?
     Members { reply: oneshot::Sender<Vec<MemberInfo>> },
     /// End cleanly.
@@ -364,6 +374,11 @@ impl Pump {
             Message::Tick => Input::Core(Event::Tick),
             Message::Figures { reply } => return ignore_gone(reply.send(self.figures())),
             Message::Reader { reply } => return ignore_gone(reply.send(self.replica.log().reader())),
+            Message::AuditStart { reply } => return ignore_gone(reply.send(self.replica.desk().audit_start())),
+            Message::AuditSums { after, applied, reply } => {
+                let sums = self.replica.desk().audit_sums(after.as_ref(), &applied);
+                return ignore_gone(reply.send(sums.map_err(StorageError::from)));
+            }
             Message::Members { reply } => return ignore_gone(reply.send(self.members())),
             Message::Close { .. } => return Ok(()),
         };

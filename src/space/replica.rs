@@ -137,6 +137,11 @@ impl SpaceReplica {
         Ok(())
     }
 
+    /// The documents, for what is kept of them.
+    pub fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
     /// The log's figures.
     pub fn log(&self) -> &SpaceLog {
         &self.log

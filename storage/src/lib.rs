@@ -42,7 +42,7 @@ pub use index::{Batch, GatheredIndex, Index, IndexError, IndexKind, MemoryIndex,
 pub use layout::Area;
 pub use log::{
     AppendLimits, ArrivalPage, AuthorRange, DamagedRun, Findings, Incarnation, LogReader, LogStats, RepairReport,
-    ScrubStep, SpaceLog, StoredRun, VerifyReport,
+    ScrubStep, Signatures, SpaceLog, StoredRun, VerifyReport,
 };
 pub use position::Position;
 pub use progress::{Activity, Progress};

@@ -31,7 +31,7 @@ pub use self::repair::RepairReport;
 pub(crate) use self::repair::{Held, held_ranges, missing_ranges};
 pub(crate) use self::segment::create_first_segment;
 use self::segment::segment_path;
-pub use self::verify::{Findings, VerifyReport};
+pub use self::verify::{Findings, Signatures, VerifyReport};
 pub(crate) use self::writer::IndexUse;
 pub use self::writer::SpaceLog;
 use crate::disk::{Disk, DiskFile};

@@ -209,18 +209,18 @@ impl Store {
             return Err(StorageError::UnknownSpace(space));
         }
         let open = self.open.enter(space)?;
-        let index_of = |space, incarnation, index_use| self.index_of(space, incarnation, index_use);
-        self.open_log(open, &index_of, progress)
+        self.open_log(open, IndexUse::Existing, progress)
     }
 
     fn open_log(
         &self,
         open: OpenSpace,
-        index_of: &dyn Fn(SpaceId, Incarnation, IndexUse) -> Result<SpaceIndex, StorageError>,
+        index_use: IndexUse,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<SpaceLog, StorageError> {
         let directory = format!("{}/{LOG_DIRECTORY}", space_directory(open.space()));
-        SpaceLog::open(&self.disk, directory, self.limits, open, index_of, progress)
+        let index_of = |space, incarnation, index_use| self.index_of(space, incarnation, index_use);
+        SpaceLog::open(&self.disk, directory, self.limits, open, &index_of, index_use, progress)
     }
 
     /// Marks the directory as being restored into, or no longer.

@@ -6,6 +6,7 @@ mod documents;
 mod node;
 mod spaces;
 mod transaction;
+mod verify;
 
 pub use documents::{
     BlockedChange, Carrier, Change, ChangePage, ConflictChoice, ConflictPage, ConflictPlace, DocumentConflicts,
@@ -13,7 +14,7 @@ pub use documents::{
 };
 pub use node::{ConnectRequest, ConnectedPeer, ConnectionDirection, Health, Peer, PeerList, PeerStanding};
 pub use spaces::{
-    CreatedSpace, Findings, Invitation, InvitationRequest, InvitedRole, JoinRequest, MemberList, NewSpace, SpaceList,
-    StringsName, VerifyReport,
+    CreatedSpace, Invitation, InvitationRequest, InvitedRole, JoinRequest, MemberList, NewSpace, SpaceList, StringsName,
 };
 pub use transaction::{Operation, TransactionRequest};
+pub use verify::{DifferingDocument, DocumentsReport, Findings, OperationRange, VerifyEvent, VerifyReport};

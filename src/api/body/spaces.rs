@@ -6,7 +6,6 @@ use utoipa::ToSchema;
 
 use super::super::limits::{INVITATION_MS_DEFAULT, INVITATION_MS_MAX, INVITATION_USES_MAX};
 use super::super::problem::Problem;
-use crate::Space;
 use crate::node::info::{InvitationTerms, MemberInfo, SpaceStatus};
 
 /// The spaces of a node.
@@ -176,63 +175,4 @@ impl Invitation {
 pub struct MemberList {
     /// The steward among them.
     pub members: Vec<MemberInfo>,
-}
-
-/// What a check of a stored log found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct VerifyReport {
-    /// The space id.
-    pub space: String,
-    /// The space's name on this device.
-    pub name: String,
-    /// Whether every stored byte is what it should be.
-    pub sound: bool,
-    /// Runs that were read.
-    pub runs: u64,
-    /// Operations in them.
-    pub operations: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-    /// Bytes that are no readable record or run.
-    pub damaged: Findings,
-    /// Runs whose signature does not hold.
-    pub unsigned: Findings,
-    /// Runs that do not continue their author's log: gaps, repetitions, branches. By itself that is no damage.
-    pub unchained: Findings,
-    /// Runs that the index misses or describes wrongly.
-    pub misindexed: Findings,
-    /// Entries of the index for which there is no run.
-    pub index_surplus: u64,
-}
-
-/// Places of one kind of finding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Findings {
-    /// How many there are.
-    pub count: u64,
-    /// The first of them.
-    pub first_positions: Vec<String>,
-}
-
-impl VerifyReport {
-    /// The report about a space.
-    pub fn new(space: &Space, report: syncline_storage::VerifyReport) -> Self {
-        let findings = |findings: syncline_storage::Findings| Findings {
-            count: findings.count,
-            first_positions: findings.first_positions.iter().map(ToString::to_string).collect(),
-        };
-        Self {
-            space: space.id().to_string(),
-            name: space.name().to_owned(),
-            sound: report.is_sound(),
-            runs: report.runs,
-            operations: report.operations,
-            bytes: report.bytes,
-            damaged: findings(report.damaged),
-            unsigned: findings(report.unsigned),
-            unchained: findings(report.unchained),
-            misindexed: findings(report.misindexed),
-            index_surplus: report.index_surplus,
-        }
-    }
 }

@@ -4,6 +4,7 @@ pub(super) mod changes;
 pub(super) mod documents;
 pub(super) mod node;
 pub(super) mod spaces;
+pub(super) mod upkeep;
 
 use std::time::Duration;
 

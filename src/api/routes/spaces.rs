@@ -6,9 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::super::body::{
-    CreatedSpace, Invitation, InvitationRequest, JoinRequest, MemberList, NewSpace, SpaceList, VerifyReport,
-};
+use super::super::body::{CreatedSpace, Invitation, InvitationRequest, JoinRequest, MemberList, NewSpace, SpaceList};
 use super::super::extract::{JsonBody, Segments};
 use super::super::problem::Problem;
 use super::super::state::ApiState;
@@ -108,20 +106,4 @@ pub(in crate::api) async fn members(
 ) -> Result<Json<MemberList>, Problem> {
     let members = state.node.space(&space)?.members().await?;
     Ok(Json(MemberList { members }))
-}
-
-/// Reads the whole stored log of a space and checks every record, signature and index entry.
-#[utoipa::path(post, path = "/v1/spaces/{space}/verify", tag = "spaces",
-    params(("space" = String, Path, description = "Local name or id of the space.")),
-    responses(
-        (status = 200, body = VerifyReport),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    ))]
-pub(in crate::api) async fn verify(
-    State(state): State<Arc<ApiState>>,
-    Segments(space): Segments<String>,
-) -> Result<Json<VerifyReport>, Problem> {
-    let space = state.node.space(&space)?;
-    let report = state.node.verify(&space).await?;
-    Ok(Json(VerifyReport::new(&space, report)))
 }

@@ -1,10 +1,14 @@
 //! Questions, and the way of an answer: read, held until what it shows is durable, delivered.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use syncline_model::DocumentKey;
 use syncline_storage::IndexError;
 
 use super::{Desk, HISTORY_REFERENCES_MAX, Purpose, Task, Turn};
+use crate::documents::audit::{Anew, Comparison};
+use crate::documents::cache::Place;
 use crate::documents::catalog::{BlockedRecord, CatalogEntry};
 use crate::documents::error::DocumentError;
 use crate::documents::job::{Found, ReadKind, Work};
@@ -132,6 +136,7 @@ impl Desk {
                 let version = self.catalog.version(self.catalog.position());
                 turn.answer(token, Ok(Answer::Version(version)));
             }
+            Query::Compare { key } => self.read(reader, key, ReadKind::Compare(Box::default())),
             Query::Stats => turn.answer(token, Ok(Answer::Stats(self.stats()))),
         }
         Ok(())
@@ -161,6 +166,26 @@ impl Desk {
                 self.held.entry(reset.order).or_default().push(Held::Repeat { reader, key, kind });
             }
             return Ok(false);
+        }
+        if let Some(Work::Read(ReadKind::Compare(anew))) = &mut task.work {
+            let is_loaded = self.cache.get(&key).is_some_and(|slot| !matches!(slot.place, Place::Absent));
+            if !is_loaded && self.snapshot(&key, entry)?.is_none() {
+                let nothing = Ok(Found::Compared(Comparison::NothingKept));
+                self.deliver(reader, &key, nothing, self.catalog.position(), turn);
+                return Ok(false);
+            }
+            if let Some(order) = self.cache.get(&key).and_then(|slot| slot.pending.last().copied()) {
+                // It holds changes that are in no operation yet.
+                let kind = ReadKind::Compare(Box::default());
+                self.held.entry(order).or_default().push(Held::Repeat { reader, key, kind });
+                return Ok(false);
+            }
+            **anew = Anew {
+                all: self.catalog.references(&key, entry, 0)?,
+                entry: entry.clone(),
+                authors: Arc::clone(self.catalog.authors()),
+                withheld: Arc::clone(self.catalog.withheld()),
+            };
         }
         if let Some(Work::Read(ReadKind::History { recent, authors, .. })) = &mut task.work {
             let from = entry.total().saturating_sub(HISTORY_REFERENCES_MAX);
@@ -225,6 +250,7 @@ impl Desk {
             }
             Found::History(items) => Answer::History(items),
             Found::Chunks(chunks) => Answer::Chunks(chunks),
+            Found::Compared(comparison) => Answer::Compared(comparison),
             Found::Conflicts { places, blocked } => {
                 let blocked = self.blocked_changes(&blocked);
                 let conflicts = DocumentConflicts { key: key.clone(), places, blocked };

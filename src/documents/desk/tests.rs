@@ -1,5 +1,6 @@
 //! Scripted desks over an index in memory.
 
+mod audits;
 mod convergence;
 mod properties;
 mod replica;

@@ -5,10 +5,10 @@ use std::io;
 use syncline_model::planted::{Bug, planted};
 use syncline_model::{Run, RunSummary};
 
-use super::LogParts;
 use super::record::{Found, Walk};
 use super::recovery::Segment;
 use super::segment::SEGMENT_HEADER_BYTES;
+use super::{IndexUse, LogParts};
 use crate::error::StorageError;
 use crate::index::{Batch, IndexError, SpaceIndex};
 use crate::layout::{
@@ -89,6 +89,7 @@ pub(crate) fn complete_index(
     parts: &LogParts,
     segments: &[Segment],
     watermark: Watermark,
+    index_use: IndexUse,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Watermark, StorageError> {
     let Some(last) = segments.last() else { return Ok(watermark) };
@@ -102,8 +103,14 @@ pub(crate) fn complete_index(
         std::cmp::Ordering::Greater => SEGMENT_HEADER_BYTES,
     };
     let total = segments.iter().map(|segment| u64::from(segment.end.saturating_sub(from(segment)))).sum();
-    let mut state =
-        Completion { parts, indexer: Indexer::new(parts.index.clone(), watermark), done: 0, total, progress };
+    let mut state = Completion {
+        parts,
+        index_use,
+        indexer: Indexer::new(parts.index.clone(), watermark),
+        done: 0,
+        total,
+        progress,
+    };
     let mut expected = watermark.end.segment() + 1;
     for segment in segments.iter().filter(|segment| segment.number >= watermark.end.segment()) {
         for missing in expected..segment.number {
@@ -125,6 +132,7 @@ pub(crate) fn complete_index(
 
 struct Completion<'a> {
     parts: &'a LogParts,
+    index_use: IndexUse,
     indexer: Indexer,
     done: u64,
     total: u64,
@@ -143,7 +151,8 @@ impl Completion<'_> {
                 Found::Record { offset, body, searched, .. } => {
                     let (position, length) = (Position::new(segment.number, offset), body.len() as u32);
                     let next = offset + super::record::RECORD_HEADER_BYTES + length;
-                    match readable_run(parts, body, searched) {
+                    let doubted = searched || self.index_use == IndexUse::Anew;
+                    match readable_run(parts, body, doubted) {
                         Some(run) => {
                             let end = Position::new(segment.number, next);
                             let added = self.indexer.add(position, end, length, &RunSummary::of(&run));
@@ -173,7 +182,7 @@ impl Completion<'_> {
 }
 
 /// The run in a record's body, if there is one that may be believed.
-fn readable_run(parts: &LogParts, body: &[u8], searched: bool) -> Option<Run> {
+fn readable_run(parts: &LogParts, body: &[u8], doubted: bool) -> Option<Run> {
     let run = Run::decode(parts.space, body).ok()?;
-    if searched { run.clone().verify().ok().map(|_| run) } else { Some(run) }
+    if doubted { run.clone().verify().ok().map(|_| run) } else { Some(run) }
 }

@@ -1,21 +1,38 @@
 //! Checking a whole log: every record, run, chain and signature, and the index against them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use syncline_model::{DeviceId, OperationId, Run, RunSummary};
 
-use super::reader::LogReader;
+use super::reader::{AuthorRange, LogReader};
 use super::record::{Found, Walk};
 use super::recovery::survey;
+use super::repair::{RepairReport, held_ranges, missing_ranges};
 use super::segment::SEGMENT_HEADER_BYTES;
 use crate::error::StorageError;
 use crate::index::IndexError;
-use crate::layout::{Area, Watermark, author_suffix, encode_arrival, encode_author_value, position_suffix};
+use crate::layout::{
+    Area, Watermark, author_suffix, decode_position, encode_arrival, encode_author_value, position_suffix,
+};
 use crate::position::Position;
 use crate::progress::{Activity, Progress};
 
 /// Positions of each kind of finding that a report lists; the counts go on.
 const LISTED_MAX: usize = 100;
+/// When not all signatures are checked, one of so many runs has its checked.
+const SAMPLE_EVERY: u64 = 16;
+
+/// Whose signatures a check looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Signatures {
+    /// Every run's.
+    #[default]
+    All,
+    /// Those of one in sixteen runs. Checksums are looked at all the same, so it is forgery that may be missed.
+    Sample,
+}
 
 /// Places of one kind of finding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,8 +61,12 @@ pub struct VerifyReport {
     pub operations: u64,
     /// Bytes of them.
     pub bytes: u64,
-    /// Bytes that are no readable record or run.
+    /// Signatures that were checked.
+    pub signatures: u64,
+    /// Bytes that are no readable record or run, and are not in quarantine.
     pub damaged: Findings,
+    /// Stretches of such bytes that are in quarantine: they are known, and left out.
+    pub quarantined: Findings,
     /// Runs whose signature does not hold.
     pub unsigned: Findings,
     /// Runs that do not continue their author's log as far as it arrived before: gaps, repetitions, branches.
@@ -54,10 +75,16 @@ pub struct VerifyReport {
     pub misindexed: Findings,
     /// Entries of the index for which there is no run.
     pub index_surplus: u64,
+    /// Operations that stand between others that are held, or were held once, and are not there. The next contact
+    /// with a peer that has them fetches them again.
+    pub missing_operations: u64,
+    /// The first of the ranges they lie in.
+    pub missing: Vec<AuthorRange>,
 }
 
 impl VerifyReport {
-    /// Whether every stored byte is what it should be. A broken chain alone is no damage: branches are stored too.
+    /// Whether every stored byte that is not in quarantine is what it should be, and the index says what is stored.
+    /// A broken chain alone is no damage: branches are stored too.
     pub fn is_sound(&self) -> bool {
         let findings = [&self.damaged, &self.unsigned, &self.misindexed];
         findings.iter().all(|findings| findings.count == 0) && self.index_surplus == 0
@@ -65,8 +92,17 @@ impl VerifyReport {
 }
 
 impl LogReader {
-    /// Checks everything that is synced. Runs beside the writer; reads the whole log.
+    /// Checks everything that is synced. Runs beside the writer; reads the whole log, and changes nothing.
     pub fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport, StorageError> {
+        self.verify_with(Signatures::All, progress)
+    }
+
+    /// The same, with all signatures or some.
+    pub fn verify_with(
+        &self,
+        signatures: Signatures,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<VerifyReport, StorageError> {
         let parts = &*self.parts;
         let failed = |error: IndexError| parts.index_failed(error);
         let end = parts.index.value(Area::WATERMARK, &[]).map_err(failed)?;
@@ -77,11 +113,12 @@ impl LogReader {
             segment.end = end.offset();
         }
         let total = segments.iter().map(|segment| u64::from(segment.end)).sum();
-        let (mut check, mut done) =
-            (Check { reader: self, report: VerifyReport::default(), heads: BTreeMap::new(), indexed: 0 }, 0);
+        let quarantine = quarantine(self)?;
+        let (report, heads) = Default::default();
+        let (mut check, mut done) = (Check { reader: self, signatures, quarantine, report, heads, indexed: 0 }, 0);
         for segment in &segments {
             if !segment.header_intact {
-                check.report.damaged.add(Position::new(segment.number, 0));
+                check.damage(Position::new(segment.number, 0), SEGMENT_HEADER_BYTES);
             }
             let file = parts.segment_file(segment.number)?;
             let mut walk = Walk::new(&*file, parts.codec, segment.number, SEGMENT_HEADER_BYTES, segment.end);
@@ -93,12 +130,32 @@ impl LogReader {
             done += u64::from(segment.end);
         }
         check.count_surplus(end)?;
+        check.count_missing()?;
         Ok(check.report)
     }
 }
 
+/// Where stretches in quarantine begin.
+fn quarantine(reader: &LogReader) -> Result<BTreeSet<Position>, StorageError> {
+    let (index, mut positions, mut damage) = (&reader.parts.index, BTreeSet::new(), None);
+    let scanned = index.scan(Area::QUARANTINE, &[], None, &mut |suffix, _| match decode_position(suffix) {
+        Ok(position) => {
+            positions.insert(position);
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            damage = Some(error);
+            ControlFlow::Break(())
+        }
+    });
+    scanned.and(damage.map_or(Ok(()), Err)).map_err(|error| reader.parts.index_failed(error))?;
+    Ok(positions)
+}
+
 struct Check<'a> {
     reader: &'a LogReader,
+    signatures: Signatures,
+    quarantine: BTreeSet<Position>,
     report: VerifyReport,
     heads: BTreeMap<DeviceId, (u64, OperationId)>,
     /// Runs that have an arrival entry, be it right or wrong.
@@ -108,16 +165,26 @@ struct Check<'a> {
 impl Check<'_> {
     fn found(&mut self, segment: u32, found: &Found<'_>) -> Result<(), IndexError> {
         match *found {
-            Found::Damage { from, .. } => self.report.damaged.add(Position::new(segment, from)),
+            Found::Damage { from, to } => self.damage(Position::new(segment, from), to - from),
             Found::Record { offset, body, .. } => {
                 let position = Position::new(segment, offset);
                 match Run::decode(self.reader.parts.space, body) {
                     Ok(run) => self.run(position, run)?,
-                    Err(_) => self.report.damaged.add(position),
+                    Err(_) => self.damage(position, body.len() as u32),
                 }
             }
         }
         Ok(())
+    }
+
+    /// Notes bytes that cannot be read. What of them the index still takes for a run is counted by
+    /// [`Check::count_surplus`], so it is enough that some of them are in quarantine.
+    fn damage(&mut self, position: Position, length: u32) {
+        let end = Position::new(position.segment(), position.offset().saturating_add(length.max(1)));
+        match self.quarantine.range(position..end).next() {
+            Some(_) => self.report.quarantined.add(position),
+            None => self.report.damaged.add(position),
+        }
     }
 
     fn run(&mut self, position: Position, run: Run) -> Result<(), IndexError> {
@@ -140,9 +207,21 @@ impl Check<'_> {
         if arrival != Some(expected) || author != Some(encode_author_value(run.first(), length)) {
             report.misindexed.add(position);
         }
-        if run.verify().is_err() {
-            report.unsigned.add(position);
+        if self.signatures == Signatures::All || report.runs % SAMPLE_EVERY == 1 {
+            report.signatures += 1;
+            if run.verify().is_err() {
+                report.unsigned.add(position);
+            }
         }
+        Ok(())
+    }
+
+    fn count_missing(&mut self) -> Result<(), StorageError> {
+        let (before, now) = (held_ranges(self.reader, true)?, held_ranges(self.reader, false)?);
+        let mut found = RepairReport::default();
+        missing_ranges(&before, &now, &mut found);
+        self.report.missing_operations = found.missing_operations;
+        self.report.missing = found.missing;
         Ok(())
     }
 
@@ -150,7 +229,7 @@ impl Check<'_> {
         let mut entries = 0u64;
         self.reader.scan_arrivals(None, &mut |position, _| {
             entries += u64::from(position < end);
-            Ok(std::ops::ControlFlow::Continue(()))
+            Ok(ControlFlow::Continue(()))
         })?;
         self.report.index_surplus = entries.saturating_sub(self.indexed);
         Ok(())

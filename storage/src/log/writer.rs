@@ -97,19 +97,21 @@ struct Unsynced {
 impl SpaceLog {
     /// Recovers the log in `directory` and completes its index.
     ///
-    /// `index_of` gives the space's part of the index, a new one when the one it has cannot be used.
+    /// `index_of` gives the space's part of the index, a new one when the one it has cannot be used, or is not to be:
+    /// then nothing is believed that has no good signature.
     pub(crate) fn open(
         disk: &Arc<dyn Disk>,
         directory: String,
         limits: AppendLimits,
         open: OpenSpace,
         index_of: &dyn Fn(SpaceId, Incarnation, IndexUse) -> Result<SpaceIndex, StorageError>,
+        index_use: IndexUse,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, StorageError> {
         let space = open.space();
         let survey = survey(&**disk, &directory, space)?;
         let (mut segments, incarnation) = (survey.segments, survey.incarnation);
-        let index = index_of(space, incarnation, IndexUse::Existing)?;
+        let index = index_of(space, incarnation, index_use)?;
         let mut parts = LogParts::new(space, incarnation, disk.clone(), directory, index);
         let mut watermark = read_watermark(&parts.index).map_err(|error| parts.index_failed(error))?;
         if !fits(&parts, &segments, &watermark)? {
@@ -118,7 +120,7 @@ impl SpaceLog {
             watermark = Watermark::START;
         }
         let file = settle_last_segment(&parts, &mut segments, watermark.end, progress)?;
-        let watermark = complete_index(&parts, &segments, watermark, progress)?;
+        let watermark = complete_index(&parts, &segments, watermark, index_use, progress)?;
         parts.look_for_gaps()?;
         let last = *segments.last().expect("recovery leaves a segment to append to");
         let earlier_bytes = segments[..segments.len() - 1].iter().map(|segment| u64::from(segment.end)).sum();

@@ -12,7 +12,7 @@ use crate::store::condemn_index;
 impl Store {
     /// Makes a space's index anew from its log, with damaged records left out, and says what is missing then.
     ///
-    /// The log must not be open. Nothing is removed from it: what can be read is kept, and what cannot is fetched
+    /// The log must not be open. Every signature is checked. Nothing is removed from it: what can be read is kept, and what cannot is fetched
     /// again at the next contact with a peer that has it. What others derived and kept in the space's part of the
     /// index is gone, as whenever an index is made anew.
     pub fn repair_space(
@@ -27,8 +27,7 @@ impl Store {
             Err(error) => return Err(error),
         };
         let open = self.open.enter(space)?;
-        let index_of = |space, incarnation, _| self.index_of(space, incarnation, IndexUse::Anew);
-        let log = self.open_log(open, &index_of, progress)?;
+        let log = self.open_log(open, IndexUse::Anew, progress)?;
         let stats = log.stats()?;
         let mut report = RepairReport {
             runs: stats.runs,

@@ -22,6 +22,9 @@ fn a_damaged_record_is_named_once_and_left_out_from_then_on() {
     let (store, log) = machine.reopen(1 << 20);
     machine.flip(&segment(1), u64::from(positions[1].offset()) + 100);
     let reader = log.reader();
+    let report = reader.verify(&mut |_| {}).unwrap();
+    assert_eq!(report.damaged.first_positions, [positions[1]], "nobody has met it yet");
+    assert_eq!((report.index_surplus, report.missing_operations), (1, 0));
     let error = reader.read(&author.id(), 0, 9, 1 << 20).unwrap_err();
     let StorageError::Damaged { position, first, last, .. } = error else { panic!("{error}") };
     assert_eq!((position, first, last), (positions[1], 2, 2));
@@ -29,7 +32,11 @@ fn a_damaged_record_is_named_once_and_left_out_from_then_on() {
     assert_eq!(left, [1, 3, 4, 5]);
     let stats = log.stats().unwrap();
     assert_eq!((stats.operations, stats.runs, stats.quarantined), (4, 4, 1));
-    assert_eq!(reader.verify(&mut |_| {}).unwrap().damaged.first_positions, [positions[1]]);
+    let report = reader.verify(&mut |_| {}).unwrap();
+    assert_eq!(report.quarantined.first_positions, [positions[1]]);
+    assert!(report.is_sound(), "what is known and left out harms nobody: {report:?}");
+    assert_eq!((report.missing_operations, report.missing.len()), (1, 1));
+    assert_eq!((report.missing[0].after, report.missing[0].through), (1, 2));
     drop((log, reader, store));
     let (_store, log) = machine.reopen(1 << 20);
     assert_eq!(sequences(&log), [1, 3, 4, 5], "the gap shows, so that a peer is asked");
