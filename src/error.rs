@@ -218,7 +218,10 @@ fn document_kind(error: &DocumentError) -> ErrorKind {
         DocumentError::TooLarge { .. } => ErrorKind::TooLarge,
         DocumentError::NotWritable { .. } => ErrorKind::Forbidden,
         DocumentError::Undone { .. } => ErrorKind::Conflict,
-        DocumentError::Overloaded { .. } | DocumentError::NoRoom | DocumentError::Stopping => ErrorKind::Unavailable,
+        DocumentError::Overloaded { .. }
+        | DocumentError::NoRoom
+        | DocumentError::BegunAnew
+        | DocumentError::Stopping => ErrorKind::Unavailable,
         DocumentError::Cancelled => ErrorKind::Timeout,
         _ => ErrorKind::Internal,
     }

@@ -97,6 +97,9 @@ pub(super) async fn show(access: &Access, space: &str, output: &mut Output) -> R
         let state = if peer.in_sync { "in step".to_owned() } else { format!("{} operations ahead", peer.behind) };
         output.line(format_args!("peer {}: {state}", short(&peer.device)))?;
     }
+    if status.quarantined > 0 {
+        output.line(format_args!("{} damaged stretches of the log are in quarantine, left out", status.quarantined))?;
+    }
     for problem in status.problems.iter().chain(&status.joining_problem) {
         output.line(format_args!("problem: {}", plain(problem)))?;
     }

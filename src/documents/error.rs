@@ -96,6 +96,9 @@ pub enum DocumentError {
         /// What failed.
         reason: String,
     },
+    /// A damaged record was met, or keys came late, and the documents began anew: repeat.
+    #[error("the space was opened again in the middle of this, after damage on the disk or for new keys: repeat it")]
+    BegunAnew,
     /// The request was given up.
     #[error("the request was cancelled")]
     Cancelled,

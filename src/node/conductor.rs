@@ -67,6 +67,8 @@ pub(crate) enum Command {
 pub(crate) enum Notice {
     /// What is known of a space changed.
     FactsChanged(SpaceId),
+    /// A space was opened again in the middle of its work, and knows of no peer.
+    BegunAnew(SpaceId),
     /// A peer answered a hello of a greeting.
     Greeted { peer: DeviceId, greeting: u64, shared: Vec<SpaceId> },
     /// A peer answered an application for admission.
@@ -197,11 +199,10 @@ impl Conductor {
 
     async fn open_stored_spaces(&mut self) -> Result<(), Error> {
         for space in self.workshop.store.spaces()? {
-            let Some(bytes) = self.workshop.store.files().read(files::scope(space), SPACE_KEYS)? else {
+            let Some(keys) = self.workshop.space_keys(space)? else {
                 tracing::warn!(space = %space.short(), "a space without its key file is left alone");
                 continue;
             };
-            let keys = SpaceKeys::decode(&bytes).map_err(|_| Error::DamagedFile { what: "the key file of a space" })?;
             let core = self.workshop.core(keys);
             self.host(core).await?;
         }
@@ -339,6 +340,7 @@ impl Conductor {
     async fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::FactsChanged(space) => self.facts_changed(space).await,
+            Notice::BegunAnew(space) => self.name_peers(space),
             Notice::Greeted { peer, greeting, shared } => {
                 if let Some(known) = self.peers.get_mut(&peer) {
                     known.greeting.answered(greeting);
@@ -422,6 +424,14 @@ impl Conductor {
                     self.workshop.runtime.spawn(async move { network.keep(peer, Vec::new()).await });
                 }
             }
+        }
+    }
+
+    /// Tells a space which connected peers share it.
+    fn name_peers(&self, space: SpaceId) {
+        let Some(hosted) = self.spaces.get(&space) else { return };
+        for (peer, _) in self.peers.iter().filter(|(_, known)| known.shares.contains(&space)) {
+            hosted.link.send(Message::PeerShares { peer: *peer });
         }
     }
 
@@ -604,6 +614,26 @@ impl Workshop {
         SpaceCore::new(self.device.clone(), keys, engine)
     }
 
+    fn open_replica(&self, core: SpaceCore, random: &mut StdRng) -> Result<SpaceReplica, Error> {
+        let log = self.store.open_space(core.state().keys().space, &mut report)?;
+        Ok(SpaceReplica::open(core, log, &self.local_key, self.cache_bytes, random)?)
+    }
+
+    /// Opens the space again from what is stored.
+    fn reopen(self, space: SpaceId) -> pump::Reopen {
+        Box::new(move |random| {
+            let keys = self.space_keys(space)?.ok_or(Error::DamagedFile { what: "the key file of a space" })?;
+            self.open_replica(self.core(keys), random)
+        })
+    }
+
+    /// What is kept of a space beside its log; None when that is missing.
+    fn space_keys(&self, space: SpaceId) -> Result<Option<SpaceKeys>, Error> {
+        let bytes = self.store.files().read(files::scope(space), SPACE_KEYS)?;
+        let keys = bytes.map(|bytes| SpaceKeys::decode(&bytes)).transpose();
+        keys.map_err(|_| Error::DamagedFile { what: "the key file of a space" })
+    }
+
     fn start_pump(
         &self,
         core: SpaceCore,
@@ -611,8 +641,7 @@ impl Workshop {
         notices: mpsc::Sender<Notice>,
     ) -> Result<Option<Link>, Error> {
         let space = core.state().keys().space;
-        let log = self.store.open_space(space, &mut report)?;
-        let replica = SpaceReplica::open(core, log, &self.local_key, self.cache_bytes, &mut random)?;
+        let replica = self.open_replica(core, &mut random)?;
         let state = replica.core().state();
         let own = state.keys().founder == state.device_id();
         if own && state.keys().ticket.is_none() && state.membership().genesis().is_none() {
@@ -625,6 +654,7 @@ impl Workshop {
             notices,
             started: self.started,
             random,
+            reopen: self.clone().reopen(space),
         };
         Ok(Some(pump::start(replica, surroundings)))
     }

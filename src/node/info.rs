@@ -73,6 +73,8 @@ pub struct SpaceStatus {
     pub unreadable: u64,
     /// Bytes of the log on disk.
     pub log_bytes: u64,
+    /// Damaged stretches of the log that are in quarantine: left out, and fetched again from peers.
+    pub quarantined: u64,
     /// How many members the space has.
     pub members: usize,
     /// Peers that share the space, and how far this device is behind them.

@@ -224,6 +224,7 @@ impl Node {
             waiting: figures.waiting,
             unreadable: figures.unreadable,
             log_bytes: figures.log_bytes,
+            quarantined: figures.quarantined,
             members: figures.members,
             peers: figures.peers,
             problems: figures.problems,

@@ -215,9 +215,12 @@ fn open_transaction(keys: &BTreeMap<u32, ContentKey>, run: &Run, sequence: u64) 
 pub(super) struct Keyring(Arc<RwLock<BTreeMap<u32, ContentKey>>>);
 
 impl Keyring {
-    /// Takes over the keys that are here now.
-    pub(super) fn renew(&self, state: &LogState) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = state.keys.content.clone();
+    /// Takes over the keys that are here now; tells whether there are more than before.
+    pub(super) fn renew(&self, state: &LogState) -> bool {
+        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let before = keys.len();
+        keys.clone_from(&state.keys.content);
+        keys.len() > before
     }
 
     /// Decrypts the transaction at `sequence`.

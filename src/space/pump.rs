@@ -3,6 +3,8 @@
 //! It takes what has queued up, hands it to the replica, settles once (so that everything that queued up shares one
 //! sync), and carries out the outputs. While a sync is under way the next batch gathers: that is the group commit.
 
+mod healing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,6 +21,7 @@ use syncline_sync::{
 };
 use tokio::sync::{Semaphore, mpsc as async_mpsc, oneshot, watch};
 
+use self::healing::Lost;
 use super::core::{Clock, Event, WriteError};
 use super::join::JoinAnswer;
 use super::keys::SpaceKeys;
@@ -26,6 +29,7 @@ use super::replica::{Input, Output, SpaceReplica};
 use crate::documents::{
     Answer, AuditStart, ChangeEvent, DocumentError, Input as DeskInput, JobDone, Query, Step, SumPage, Version,
 };
+use crate::error::Error;
 use crate::network::{self, GossipId, Network, Protocol, Reply, Topic};
 use crate::node::Notice;
 use crate::node::info::{MemberInfo, SpacePeer};
@@ -75,8 +79,8 @@ pub(crate) enum Message {
     Unwatch { token: u64 },
     /// A caller gave up.
     Cancel { token: u64 },
-    /// A document job is done.
-    Worked(JobDone),
+    /// A document job is done, of what began so many times.
+    Worked(u64, JobDone),
     /// An invitation is wanted.
     Invite { role: Role, uses: u32, expires_ms: u64, reply: oneshot::Sender<Result<DeviceKey, WriteError>> },
     /// A peer wants to be sponsored.
@@ -89,8 +93,8 @@ pub(crate) enum Message {
     PeerGone { peer: DeviceId },
     /// A peer asks something.
     Requested { peer: DeviceId, request: Request, reply: Reply },
-    /// A peer answered, or will not.
-    Answered { token: Token, response: Option<Vec<u8>> },
+    /// A peer answered, or will not, what was asked after so many beginnings.
+    Answered { token: Token, response: Option<Vec<u8>>, beginning: u64 },
     /// A gossip frame arrived.
     Gossip { bytes: Vec<u8>, from: DeviceId, id: GossipId },
     /// The replica's deadline came.
@@ -120,6 +124,7 @@ pub(crate) struct Figures {
     pub(crate) waiting: u64,
     pub(crate) unreadable: u64,
     pub(crate) log_bytes: u64,
+    pub(crate) quarantined: u64,
     pub(crate) members: usize,
     pub(crate) peers: Vec<SpacePeer>,
     pub(crate) problems: Vec<String>,
@@ -181,7 +186,12 @@ pub(crate) struct Surroundings {
     pub(crate) notices: async_mpsc::Sender<Notice>,
     pub(crate) started: Instant,
     pub(crate) random: StdRng,
+    /// Opens the replica again, once the one before is gone.
+    pub(crate) reopen: Reopen,
 }
+
+/// Opens a replica of the space from what is stored.
+pub(crate) type Reopen = Box<dyn FnMut(&mut StdRng) -> Result<SpaceReplica, Error> + Send>;
 
 /// Starts the thread of a space.
 pub(crate) fn start(replica: SpaceReplica, surroundings: Surroundings) -> Link {
@@ -197,21 +207,7 @@ pub(crate) fn start(replica: SpaceReplica, surroundings: Surroundings) -> Link {
         permits: Arc::new(Semaphore::new(OPEN_REQUESTS_MAX)),
         facts,
     };
-    let pump = Pump {
-        replica,
-        surroundings,
-        sender,
-        queued,
-        facts: facts_sender,
-        answers: BTreeMap::new(),
-        watchers: BTreeMap::new(),
-        invitations: BTreeMap::new(),
-        joins: BTreeMap::new(),
-        requests: BTreeMap::new(),
-        frames: BTreeMap::new(),
-        numbers: 0,
-        answered: 0,
-    };
+    let pump = Pump::new(replica, surroundings, sender, queued, facts_sender);
     let name = format!("space {}", space.short());
     std::thread::Builder::new()
         .name(name)
@@ -237,32 +233,83 @@ struct Pump {
     numbers: u64,
     /// Callers answered in the last step.
     answered: usize,
+    /// How often the replica was opened again: what was started before concerns nobody any more.
+    beginning: u64,
+    /// What was lost to damage.
+    lost: Vec<Lost>,
+    /// Who wants the space to end.
+    closing: Option<oneshot::Sender<()>>,
+}
+
+/// Why the pump pauses.
+enum Pause {
+    /// It is told to close.
+    Close,
+    /// The documents lack operations that can be read by now.
+    DocumentsOutdated,
 }
 
 impl Pump {
+    fn new(
+        replica: SpaceReplica,
+        surroundings: Surroundings,
+        sender: Sender<Message>,
+        queued: Arc<AtomicUsize>,
+        facts: watch::Sender<Arc<Facts>>,
+    ) -> Self {
+        Self {
+            replica,
+            surroundings,
+            sender,
+            queued,
+            facts,
+            answers: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            invitations: BTreeMap::new(),
+            joins: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            frames: BTreeMap::new(),
+            numbers: 0,
+            answered: 0,
+            beginning: 0,
+            lost: Vec::new(),
+            closing: None,
+        }
+    }
+
     fn run(mut self, receiver: &Receiver<Message>) {
-        let clock = self.clock();
-        self.publish_facts(None);
-        let started = self.replica.start(clock, &mut self.surroundings.random);
-        let outcome = started.and_then(|()| self.step(Vec::new())).and_then(|_| self.serve(receiver));
-        match outcome {
-            Ok(reply) => self.close(reply),
-            Err(error) => {
-                tracing::error!(space = %self.space().short(), %error, "the space stopped");
-                self.publish_facts(Some(error.to_string()));
+        loop {
+            let begun = match self.serve(receiver) {
+                Ok(Pause::Close) => return self.close(),
+                Ok(Pause::DocumentsOutdated) => self.begin_anew(),
+                Err(error @ StorageError::Damaged { .. }) if self.closing.is_none() => self.heal(&error),
+                Err(error) => self.stop(&error),
+            };
+            match begun {
+                Some(begun) => self = begun,
+                None => return,
             }
         }
     }
 
-    /// Serves until it is told to close.
-    fn serve(&mut self, receiver: &Receiver<Message>) -> Result<Option<oneshot::Sender<()>>, StorageError> {
+    /// Serves until it is told to close, or has to begin anew.
+    fn serve(&mut self, receiver: &Receiver<Message>) -> Result<Pause, StorageError> {
+        let clock = self.clock();
+        self.publish_facts(None);
+        self.replica.start(clock, &mut self.surroundings.random)?;
+        let mut messages = Vec::new();
         loop {
-            let mut messages = vec![self.wait(receiver)];
+            self.step(messages)?;
+            if self.closing.is_some() {
+                return Ok(Pause::Close);
+            }
+            if self.replica.documents_outdated() {
+                self.replica.forget_documents(self.clock(), &mut self.surroundings.random)?;
+                return Ok(Pause::DocumentsOutdated);
+            }
+            messages = vec![self.wait(receiver)];
             self.gather(receiver, &mut messages);
             self.queued.fetch_sub(messages.len(), Ordering::Relaxed);
-            if let Some(reply) = self.step(messages)? {
-                return Ok(Some(reply));
-            }
         }
     }
 
@@ -305,12 +352,11 @@ impl Pump {
     }
 
     /// Hands messages to the replica, makes durable what they wrote, and carries out what follows.
-    fn step(&mut self, messages: Vec<Message>) -> Result<Option<oneshot::Sender<()>>, StorageError> {
+    fn step(&mut self, messages: Vec<Message>) -> Result<(), StorageError> {
         let clock = self.clock();
-        let mut closing = None;
         for message in messages {
             match message {
-                Message::Close { reply } => closing = Some(reply),
+                Message::Close { reply } => self.closing = Some(reply),
                 other => self.take(other, clock)?,
             }
         }
@@ -320,8 +366,7 @@ impl Pump {
         for output in outputs {
             self.carry_out(output)?;
         }
-        self.replica.tidy()?;
-        Ok(closing)
+        self.replica.tidy()
     }
 
     fn take(&mut self, message: Message, clock: Clock) -> Result<(), StorageError> {
@@ -345,7 +390,8 @@ impl Pump {
                 Input::Desk(DeskInput::Unwatch { token })
             }
             Message::Cancel { token } => Input::Desk(DeskInput::Cancel { token }),
-            Message::Worked(done) => Input::Desk(DeskInput::Worked(done)),
+            Message::Worked(beginning, done) if beginning == self.beginning => Input::Desk(DeskInput::Worked(done)),
+            Message::Worked(..) => return Ok(()),
             Message::Invite { role, uses, expires_ms, reply } => {
                 let token = self.number();
                 self.invitations.insert(token, reply);
@@ -364,8 +410,9 @@ impl Pump {
                 self.requests.insert(id, reply);
                 sync(SyncEvent::Requested { peer, id, request })
             }
-            Message::Answered { token, response: Some(bytes) } => sync(SyncEvent::Answered { token, bytes }),
-            Message::Answered { token, response: None } => sync(SyncEvent::Failed { token }),
+            Message::Answered { beginning, .. } if beginning != self.beginning => return Ok(()),
+            Message::Answered { token, response: Some(bytes), .. } => sync(SyncEvent::Answered { token, bytes }),
+            Message::Answered { token, response: None, .. } => sync(SyncEvent::Failed { token }),
             Message::Gossip { bytes, from, id: name } => {
                 let id = FrameId(self.number());
                 self.frames.insert(id, name);
@@ -406,10 +453,10 @@ impl Pump {
                 }
             }
             Output::Work(job) => {
-                let (sender, queued) = (self.sender.clone(), self.queued.clone());
+                let (sender, queued, beginning) = (self.sender.clone(), self.queued.clone(), self.beginning);
                 self.surroundings.runtime.spawn_blocking(move || {
                     queued.fetch_add(1, Ordering::Relaxed);
-                    let _ended = sender.send(Message::Worked(job.run()));
+                    let _ended = sender.send(Message::Worked(beginning, job.run()));
                 });
             }
             Output::Invited(token, outcome) => {
@@ -475,7 +522,7 @@ impl Pump {
         let tag = secret.tag(&state.device_id(), &peer);
         let bytes = SyncMessage::Space { tag, request }.encode();
         let answer = network.send_request(peer, Protocol::Sync, bytes);
-        let (sender, queued) = (self.sender.clone(), self.queued.clone());
+        let (sender, queued, beginning) = (self.sender.clone(), self.queued.clone(), self.beginning);
         self.surroundings.runtime.spawn(async move {
             let response = match answer.await {
                 Ok(bytes) => Some(bytes),
@@ -485,13 +532,13 @@ impl Pump {
                 }
             };
             queued.fetch_add(1, Ordering::Relaxed);
-            let _ended = sender.send(Message::Answered { token, response });
+            let _ended = sender.send(Message::Answered { token, response, beginning });
         });
     }
 
-    fn close(self, reply: Option<oneshot::Sender<()>>) {
+    fn close(self) {
         let clock = self.clock();
-        let mut surroundings = self.surroundings;
+        let (mut surroundings, reply) = (self.surroundings, self.closing);
         if let Err(error) = self.replica.close(clock, &mut surroundings.random) {
             tracing::error!(%error, "the space did not end cleanly; the next start recovers");
         }
@@ -545,10 +592,11 @@ impl Pump {
             operations: core.state().vector().operations(),
             waiting: admission.waiting_operations() as u64,
             unreadable: core.unreadable(),
-            log_bytes: stats.map(|stats| stats.log_bytes).unwrap_or_default(),
+            log_bytes: stats.as_ref().map(|stats| stats.log_bytes).unwrap_or_default(),
             members: admission.membership().members().len(),
             peers: core.engine().status(core.state()).peers.iter().map(space_peer).collect(),
-            problems: admission.refused().iter().map(problem).collect(),
+            quarantined: stats.map(|stats| stats.quarantined).unwrap_or_default(),
+            problems: admission.refused().iter().map(problem).chain(self.lost_problems()).collect(),
         }
     }
 

@@ -73,6 +73,8 @@ pub struct SpaceReplica {
     /// When the index is to be written at the latest.
     index_due_ms: Option<u64>,
     keyring: Keyring,
+    /// Keys came after operations that they open had been left out of the documents.
+    documents_outdated: bool,
     outputs: Vec<Output>,
 }
 
@@ -106,7 +108,16 @@ impl SpaceReplica {
         log.replay(None, &mut |_, summary| core.replay(&summary, &applied))?;
         desk.set_strings(string_mode(&core));
         keyring.renew(core.state());
-        Ok(Self { core, desk, log, reader, index_due_ms: None, keyring, outputs: Vec::new() })
+        Ok(Self {
+            core,
+            desk,
+            log,
+            reader,
+            index_due_ms: None,
+            keyring,
+            documents_outdated: false,
+            outputs: Vec::new(),
+        })
     }
 
     /// Opens what the documents have not seen yet; once, before the first input.
@@ -140,6 +151,19 @@ impl SpaceReplica {
     /// The documents, for what is kept of them.
     pub fn desk(&self) -> &Desk {
         &self.desk
+    }
+
+    /// Whether keys came after operations that they may open had been left out of the documents.
+    ///
+    /// Such operations are read when the replica is opened again, after [`SpaceReplica::forget_documents`].
+    pub fn documents_outdated(&self) -> bool {
+        self.documents_outdated
+    }
+
+    /// Forgets what is kept of the documents, so that the next opening makes them anew from all operations.
+    pub fn forget_documents(&mut self, clock: Clock, random: &mut dyn CryptoRng) -> Result<(), StorageError> {
+        self.handle(Input::Desk(DeskInput::Rebuild), clock, random)?;
+        self.log.write_index()
     }
 
     /// The log's figures.
@@ -310,7 +334,8 @@ impl SpaceReplica {
             Effect::Invited { token, outcome } => self.outputs.push(Output::Invited(token, outcome)),
             Effect::JoinAnswered { token, outcome } => self.outputs.push(Output::JoinAnswered(token, outcome)),
             Effect::StoreKeys => {
-                self.keyring.renew(self.core.state());
+                let more = self.keyring.renew(self.core.state());
+                self.documents_outdated |= more && self.core.unreadable() > 0;
                 if !planted(Bug::KeysNotStored) {
                     self.outputs.push(Output::StoreKeys);
                 }

@@ -28,7 +28,7 @@ pub use self::passage::{DamagedRun, ScrubStep};
 pub use self::reader::{ArrivalPage, AuthorRange, LogReader, LogStats, StoredRun};
 use self::record::RecordCodec;
 pub use self::repair::RepairReport;
-pub(crate) use self::repair::{Held, held_ranges, missing_ranges};
+pub(crate) use self::repair::{Held, held_ranges, keep_known, known_quarantine, missing_ranges};
 pub(crate) use self::segment::create_first_segment;
 use self::segment::segment_path;
 pub use self::verify::{Findings, Signatures, VerifyReport};

@@ -11,6 +11,8 @@ use crate::position::Position;
 
 /// Runs that one piece holds at most, whatever their size.
 const RUNS_PER_PIECE_MAX: usize = 1 << 16;
+/// Bytes that one step of [`LogReader::scrub_segment`] reads.
+const SCRUB_BYTES: usize = 1 << 20;
 
 /// A stored run that could not be read; it is in quarantine, and missing until a peer sends it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,19 @@ impl LogReader {
             }
         }
         Ok(ScrubStep { reached: piece.reached, bytes, damaged, complete: piece.complete })
+    }
+
+    /// Reads all stored runs of one segment, as [`LogReader::scrub`] does; returns the damaged ones.
+    pub fn scrub_segment(&self, segment: u32) -> Result<Vec<DamagedRun>, StorageError> {
+        let (mut after, mut damaged) = (Position::new(segment, 0), Vec::new());
+        loop {
+            let step = self.scrub(Some(after), SCRUB_BYTES)?;
+            damaged.extend(step.damaged.into_iter().filter(|run| run.position.segment() == segment));
+            if step.complete || step.reached.segment() > segment {
+                return Ok(damaged);
+            }
+            after = step.reached;
+        }
     }
 
     /// The position of the last stored run.

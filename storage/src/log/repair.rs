@@ -6,7 +6,9 @@ use syncline_model::DeviceId;
 
 use super::reader::{AuthorRange, LogReader};
 use crate::error::StorageError;
-use crate::layout::{Area, Quarantined, decode_arrival};
+use crate::index::Batch;
+use crate::layout::{Area, Quarantined, Watermark, decode_arrival, decode_position, position_suffix};
+use crate::position::Position;
 
 /// Ranges that a report lists; the counts go on.
 const LISTED_MAX: usize = 1000;
@@ -54,6 +56,45 @@ pub(crate) fn held_ranges(reader: &LogReader, with_quarantine: bool) -> Result<H
     }
     ranges.values_mut().for_each(join_ranges);
     Ok(ranges)
+}
+
+/// The stretches in quarantine of which the index knows what stood in them.
+pub(crate) fn known_quarantine(reader: &LogReader) -> Result<Vec<(Position, Quarantined)>, StorageError> {
+    let (index, mut known) = (&reader.parts.index, Vec::new());
+    let scanned = index.scan(Area::QUARANTINE, &[], None, &mut |suffix, value| {
+        if let (Ok(position), Ok(entry @ Quarantined { count: 1.., .. })) =
+            (decode_position(suffix), Quarantined::decode(value))
+        {
+            known.push((position, entry));
+        }
+        std::ops::ControlFlow::Continue(())
+    });
+    scanned.map_err(|error| reader.parts.index_failed(error))?;
+    Ok(known)
+}
+
+/// Tells an index that was made anew what is known of its quarantine, in one batch.
+///
+/// A record counts as one that was held and lost, so the watermark counts it as well.
+pub(crate) fn keep_known(reader: &LogReader, known: &[(Position, Quarantined)]) -> Result<(), StorageError> {
+    let index = &reader.parts.index;
+    let keep = || {
+        let watermark = index.value(Area::WATERMARK, &[])?;
+        let mut watermark = watermark.map_or(Ok(Watermark::START), |bytes| Watermark::decode(&bytes))?;
+        let mut batch = Batch::default();
+        for (position, entry) in known {
+            if index.value(Area::ARRIVAL, &position_suffix(*position))?.is_some() {
+                continue;
+            }
+            batch.put(index.key(Area::QUARANTINE, &position_suffix(*position)), entry.encode());
+            watermark.runs += 1;
+            watermark.operations += u64::from(entry.count);
+            watermark.bytes += u64::from(entry.length);
+        }
+        batch.put(index.key(Area::WATERMARK, &[]), watermark.encode());
+        index.apply(batch)
+    };
+    if known.is_empty() { Ok(()) } else { keep().map_err(|error| reader.parts.index_failed(error)) }
 }
 
 fn join_ranges(ranges: &mut Vec<(u64, u64)>) {

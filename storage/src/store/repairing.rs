@@ -5,9 +5,22 @@ use syncline_model::SpaceId;
 use super::Store;
 use crate::error::StorageError;
 use crate::index::IndexError;
-use crate::log::{Held, IndexUse, RepairReport, held_ranges, missing_ranges};
-use crate::progress::Progress;
+use crate::layout::Quarantined;
+use crate::log::{Held, IndexUse, RepairReport, held_ranges, keep_known, known_quarantine, missing_ranges};
+use crate::position::Position;
+use crate::progress::{Activity, Progress};
 use crate::store::condemn_index;
+
+/// Bytes that are read at once.
+const SCRUB_BYTES: usize = 4 << 20;
+
+/// What the index says before it is made anew.
+#[derive(Default)]
+struct Before {
+    held: Held,
+    /// Quarantine of which is known what stood in it.
+    known: Vec<(Position, Quarantined)>,
+}
 
 impl Store {
     /// Makes a space's index anew from its log, with damaged records left out, and says what is missing then.
@@ -20,10 +33,10 @@ impl Store {
         space: SpaceId,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<RepairReport, StorageError> {
-        let before = match self.held_before_repair(space, progress) {
+        let Before { held, known } = match self.before_repair(space, progress) {
             Ok(before) => before,
             // What the index said cannot be known then. It is made anew in any case.
-            Err(StorageError::Index(IndexError::Damaged(_))) => Held::new(),
+            Err(StorageError::Index(IndexError::Damaged(_))) => Before::default(),
             Err(error) => return Err(error),
         };
         let open = self.open.enter(space)?;
@@ -35,8 +48,10 @@ impl Store {
             quarantined: stats.quarantined,
             ..RepairReport::default()
         };
-        missing_ranges(&before, &held_ranges(&log.reader(), false)?, &mut report);
+        let reader = log.reader();
+        missing_ranges(&held, &held_ranges(&reader, false)?, &mut report);
         log.close()?;
+        keep_known(&reader, &known)?;
         Ok(report)
     }
 
@@ -46,11 +61,23 @@ impl Store {
     }
 
     /// What the index that is there says, after its proof of what is durable went into the log itself.
-    fn held_before_repair(&self, space: SpaceId, progress: &mut dyn FnMut(Progress)) -> Result<Held, StorageError> {
+    ///
+    /// Everything is read first: whose operations stood in a damaged record only the index knows.
+    fn before_repair(&self, space: SpaceId, progress: &mut dyn FnMut(Progress)) -> Result<Before, StorageError> {
         let mut log = self.open_space(space, progress)?;
-        let held = held_ranges(&log.reader(), true)?;
+        let reader = log.reader();
+        let (mut after, mut done, total) = (None, 0, log.stats()?.log_bytes);
+        loop {
+            let step = reader.scrub(after, SCRUB_BYTES)?;
+            (after, done) = (Some(step.reached), done + step.bytes);
+            progress(Progress { activity: Activity::Verifying, space: Some(space), done: done.min(total), total });
+            if step.complete {
+                break;
+            }
+        }
+        let (held, known) = (held_ranges(&reader, true)?, known_quarantine(&reader)?);
         log.end_segment()?;
         log.close()?;
-        Ok(held)
+        Ok(Before { held, known })
     }
 }

@@ -201,11 +201,17 @@ fn a_repair_keeps_what_can_be_read_and_names_what_is_missing() {
     });
     assert_eq!((report.runs, report.quarantined, report.missing_operations), (18, 2, 2));
     assert_eq!(report.missing, lost);
+    assert_eq!(store.repair_space(SPACE, &mut |_| {}).unwrap(), report, "what is missing is not forgotten");
     let log = store.open_space(SPACE, &mut |_| {}).unwrap();
+    let (stats, checked) = (log.stats().unwrap(), log.reader().verify(&mut |_| {}).unwrap());
+    assert!(checked.is_sound(), "{checked:?}");
+    assert_eq!(checked.missing, lost);
     let left: Vec<_> = shown(&log).into_iter().map(|(_, summary)| summary).collect();
     let expected: Vec<_> =
         all.iter().enumerate().filter(|(index, _)| ![5, 18].contains(index)).map(|(_, (_, run))| run.clone()).collect();
     assert_eq!(left, expected);
+    let operations = left.iter().map(|run| run.operations.len() as u64).sum();
+    assert_eq!((stats.runs, stats.operations, stats.quarantined), (18, operations, 2));
     drop((log, store));
     machine.index.erase();
     assert_eq!(shown(&machine.reopen(3000).1).len(), 18, "without the index too");
