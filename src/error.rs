@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use syncline_model::payload::KeyError;
 use syncline_model::ticket::TicketError;
-use syncline_storage::StorageError;
+use syncline_storage::{BackupError, StorageError};
 
 use crate::documents::{DocumentError, VersionError};
 use crate::network::{ConnectError, NetworkError};
@@ -146,6 +146,29 @@ pub enum Error {
         /// Which.
         what: &'static str,
     },
+    /// A backup could not be written, read or restored.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A backup's file cannot be opened.
+    #[error("cannot open `{}`: {source}", .path.display())]
+    BackupFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The text cannot be a passphrase.
+    #[error("a passphrase has 1 to {limit} bytes")]
+    BadPassphrase {
+        /// The most bytes.
+        limit: usize,
+    },
+    /// The keys in a backup are under a passphrase.
+    #[error("the backup's keys are under a passphrase, and none was given")]
+    PassphraseNeeded,
+    /// Another passphrase was used.
+    #[error("that is not the passphrase that the backup was made with")]
+    WrongPassphrase,
     /// The node is ending.
     #[error("the node is stopping")]
     Stopping,
@@ -175,7 +198,10 @@ impl Error {
             Self::AlreadyInitialised { .. } | Self::NameTaken { .. } | Self::AlreadyJoined { .. } => {
                 ErrorKind::Conflict
             }
-            Self::Storage(error) => storage_kind(error),
+            Self::Storage(error) | Self::Backup(BackupError::Storage(error)) => storage_kind(error),
+            Self::Backup(BackupError::Io { .. }) => ErrorKind::Internal,
+            Self::BackupFile { .. } => ErrorKind::NotFound,
+            Self::WrongPassphrase => ErrorKind::Forbidden,
             Self::Network(NetworkError::AddressInUse { .. }) | Self::Offline | Self::Stopping => ErrorKind::Unavailable,
             Self::Network(_) | Self::DamagedFile { .. } => ErrorKind::Internal,
             Self::Connect(_) => ErrorKind::Unavailable,
@@ -187,6 +213,9 @@ impl Error {
             | Self::Version(_)
             | Self::BadPointer { .. }
             | Self::BadHash { .. }
+            | Self::Backup(_)
+            | Self::BadPassphrase { .. }
+            | Self::PassphraseNeeded
             | Self::BadRole => ErrorKind::Invalid,
             Self::Document(error) => document_kind(error),
             Self::Write(WriteError::TooLarge) => ErrorKind::TooLarge,
@@ -221,6 +250,7 @@ fn document_kind(error: &DocumentError) -> ErrorKind {
         DocumentError::Overloaded { .. }
         | DocumentError::NoRoom
         | DocumentError::BegunAnew
+        | DocumentError::NotYet { .. }
         | DocumentError::Stopping => ErrorKind::Unavailable,
         DocumentError::Cancelled => ErrorKind::Timeout,
         _ => ErrorKind::Internal,

@@ -1,5 +1,6 @@
 //! Keeping a data directory in order: another index, checking, repair, backup and restoring.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ fn the_index_is_chosen_and_changed_without_losing_anything() {
 
 /// A node with a space `notes` of some documents, and a second device that holds a copy and is stopped.
 struct Pair {
-    _first: TempDir,
+    first: TempDir,
     second: TempDir,
     serving: Serving,
 }
@@ -68,7 +69,7 @@ impl Pair {
         import(DOCUMENTS / 2..DOCUMENTS);
         eventually("the copy", || documents(second.path()) == DOCUMENTS);
         assert_eq!(joining.stop(), 0);
-        Self { _first: first, second, serving }
+        Self { first, second, serving }
     }
 
     /// Starts the second device, which finds the first.
@@ -154,4 +155,109 @@ fn a_serving_node_heals_by_itself_when_it_meets_damage() {
     run(data, &["put", "notes", "k/0000", r#"{"n":"new"}"#]).ok();
     assert_eq!(serving.stop(), 0);
     run(data, &["verify"]).ok();
+}
+
+/// The sequences that each author of the space `notes` has here.
+fn logs(data: &Path) -> BTreeMap<String, u64> {
+    let members = run(data, &["space", "members", "notes", "--json"]).json();
+    let logs = members["members"].as_array().unwrap().iter();
+    logs.map(|member| (member["device"].as_str().unwrap().to_owned(), member["operations"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn a_backup_becomes_a_new_device_that_writes_once_it_is_admitted() {
+    let pair = Pair::new();
+    let (data, directory) = (pair.second.path(), tempfile::tempdir().unwrap());
+    let (file, passphrase) = (directory.path().join("all.backup"), directory.path().join("passphrase"));
+    let (file, lock) = (file.to_str().unwrap(), ["--passphrase-file", passphrase.to_str().unwrap()]);
+    std::fs::write(&passphrase, "correct horse\n").unwrap();
+    let exported = run(data, &["export", "notes"]).ok().to_owned();
+    run(data, &["put", "notes", "own", r#"{"n":1}"#]).ok();
+    let old = run(data, &["device"]).ok().to_owned();
+
+    // Beside a node that goes on.
+    let serving = pair.serve_second();
+    let report = run(data, &["backup", file, lock[0], lock[1], "--json"]).json();
+    assert_eq!((&report["spaces"], &report["keys"]), (&json!(1), &json!(true)));
+    assert_eq!(run(data, &["backup", "--check", file, "--json"]).json(), report);
+    run(data, &["backup", file]).failed(5, "exists");
+    run(data, &["put", "notes", "later", r#"{"n":2}"#]).ok();
+    let before = logs(data);
+    eventually("the arrival", || run(pair.first.path(), &["get", "notes", "later"]).code == 0);
+    assert_eq!(serving.stop(), 0);
+    let key = std::fs::read(data.join("node/device.key")).unwrap();
+    let bytes = std::fs::read(file).unwrap();
+    assert!(!bytes.windows(key.len()).any(|window| window == key), "the device's key is not inside");
+
+    let new = &directory.path().join("new");
+    run(new, &["restore", file]).failed(2, "passphrase");
+    assert!(!new.exists());
+    let restored = run(new, &["restore", file, lock[0], lock[1], "--json"]).json();
+    assert_ne!(restored["device"], old.as_str());
+    run(new, &["restore", file, "--without-keys"]).failed(5, "holds a device already");
+    run(directory.path(), &["restore", file, "--without-keys"]).failed(1, "not empty");
+    assert_eq!(run(new, &["get", "notes", "own", "--json"]).ok(), r#"{"n":1}"#);
+    assert!(run(new, &["export", "notes"]).ok().starts_with(&exported));
+    let refused = run(new, &["put", "notes", "own", r#"{"n":3}"#]);
+    refused.failed(6, "syncline space join");
+    assert!(run(new, &["status", "notes"]).ok().contains("nobody has admitted this device"));
+    run(new, &["verify"]).ok();
+
+    let ticket = run(pair.first.path(), &["space", "invite", "notes", "--role", "writer"]).ok().to_owned();
+    let serving = Serving::start(new, &["--api", "127.0.0.1:0"]);
+    run(new, &["space", "join", &ticket]).ok();
+    eventually("the admission", || run(new, &["put", "notes", "new", r#"{"n":4}"#]).code == 0);
+    run(new, &["space", "join", &ticket]).failed(5, "already");
+    eventually("the exchange", || run(pair.first.path(), &["get", "notes", "new"]).code == 0);
+    eventually("what came after the backup", || run(new, &["get", "notes", "later"]).code == 0);
+    let after = logs(new);
+    assert_eq!(after[&old], before[&old], "the old device's log is as it left it");
+    assert_eq!(after[restored["device"].as_str().unwrap()], 1, "the new one has a log of its own");
+    run(new, &["verify"]).ok();
+    assert_eq!(serving.stop(), 0);
+}
+
+#[test]
+fn a_backup_without_keys_is_readable_once_its_device_is_admitted() {
+    let pair = Pair::new();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("all.backup");
+    let file = file.to_str().unwrap();
+    let made = run(pair.second.path(), &["backup", file]);
+    assert!(made.ok().contains("not inside") && made.err.contains("--with-keys"), "{made:?}");
+    let new = &directory.path().join("new");
+    let restored = run(new, &["restore", file]);
+    assert!(restored.ok().contains("its keys come with the admission"), "{restored:?}");
+    assert_eq!(documents(new), 0);
+    let serving = Serving::start(new, &["--api", "127.0.0.1:0"]);
+    let ticket = run(pair.first.path(), &["space", "invite", "notes", "--role", "reader"]).ok().to_owned();
+    run(new, &["space", "join", &ticket]).ok();
+    eventually("all documents", || documents(new) == DOCUMENTS);
+    run(new, &["verify"]).ok();
+    assert_eq!(serving.stop(), 0);
+    assert_eq!(run(new, &["status", "notes", "--json"]).json()["unreadable"], 0);
+}
+
+#[test]
+fn a_backup_that_is_not_whole_is_refused() {
+    let data = with_space();
+    let data = data.path();
+    run(data, &["put", "notes", "a", r#"{"n":1}"#]).ok();
+    let file = data.join("all.backup");
+    let file = file.to_str().unwrap();
+    run(data, &["backup", file]).ok();
+    let whole = std::fs::read(file).unwrap();
+    let new = &data.join("new");
+    let mut changed = whole.clone();
+    changed[whole.len() / 2] ^= 1;
+    for wrong in [whole[..whole.len() - 1].to_vec(), changed] {
+        std::fs::write(file, wrong).unwrap();
+        run(data, &["backup", "--check", file]).failed(5, "the backup");
+        run(new, &["restore", file]).failed(5, "the backup");
+        assert!(!new.exists(), "nothing is left of it");
+    }
+    std::fs::write(file, "something else").unwrap();
+    run(data, &["backup", "--check", file]).failed(5, "not a backup");
+    run(data, &["backup", "--check", "/absent"]).failed(3, "/absent");
+    run(data, &["backup", "/absent/file"]).failed(1, "/absent");
 }

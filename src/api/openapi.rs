@@ -20,7 +20,7 @@ use super::routes::{changes, documents, node, spaces, upkeep};
     paths(
         node::health, node::metrics, node::status, node::peers, node::connect,
         spaces::list, spaces::create, spaces::join, spaces::show, spaces::leave, spaces::invite, spaces::members,
-        upkeep::verify,
+        upkeep::verify, upkeep::backup, upkeep::backup_with_keys,
         documents::list, documents::get, documents::put, documents::patch, documents::delete, documents::transact,
         documents::history, documents::conflicts, documents::all_conflicts, changes::changes,
     ),

@@ -31,6 +31,7 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/openapi.json", get(description))
         .route("/v1/status", get(node::status))
         .route("/v1/peers", get(node::peers).post(node::connect))
+        .route("/v1/backup", get(upkeep::backup).post(upkeep::backup_with_keys))
         .route("/v1/spaces", get(spaces::list).post(spaces::create))
         .route("/v1/spaces/join", post(spaces::join))
         .route("/v1/spaces/{space}", get(spaces::show).delete(spaces::leave))

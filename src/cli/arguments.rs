@@ -59,6 +59,43 @@ pub(crate) enum SignaturesArgument {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// The file; it must not exist, unless it is to be checked
+    pub(crate) file: PathBuf,
+    /// Write nothing: read an existing backup to its end and check all of it
+    #[arg(long, env = "SYNCLINE_CHECK", value_parser = BoolishValueParser::new(),
+          conflicts_with_all = ["with_keys", "passphrase_file"])]
+    pub(crate) check: bool,
+    /// Put the spaces' keys in, under a passphrase; asks for it unless it is given
+    #[arg(long, env = "SYNCLINE_WITH_KEYS", value_parser = BoolishValueParser::new())]
+    pub(crate) with_keys: bool,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseSource,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The backup
+    pub(crate) file: PathBuf,
+    /// Leave out the keys that are in the backup; no passphrase is needed then
+    #[arg(long, env = "SYNCLINE_WITHOUT_KEYS", value_parser = BoolishValueParser::new(),
+          conflicts_with = "passphrase_file")]
+    pub(crate) without_keys: bool,
+    /// What keeps the index of the new directory [default: sled]
+    #[arg(long, value_enum, env = "SYNCLINE_INDEX")]
+    pub(crate) index: Option<IndexArgument>,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseSource,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PassphraseSource {
+    /// A file whose first line is the passphrase [env: SYNCLINE_PASSPHRASE may hold the passphrase itself]
+    #[arg(long, value_name = "FILE", env = "SYNCLINE_PASSPHRASE_FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Convert {
     /// What is to keep the index
     #[arg(long, value_enum, env = "SYNCLINE_INDEX")]
@@ -131,6 +168,17 @@ pub(crate) enum Command {
     /// quarantine, which means that they are left out from then on. The operations in them are fetched again at the
     /// next contact with a peer that holds them.
     Repair(OptionalSpace),
+    /// Write all spaces to one file, also while a node runs
+    ///
+    /// The file holds every operation, sealed as it is. Spaces' keys go in only under a passphrase (--with-keys); this
+    /// device's own key never does: restoring makes a new device. A file without keys helps a member to come back
+    /// quickly, since the operations need not be fetched again, and nobody else.
+    Backup(Backup),
+    /// Make a new device from a backup, in the directory that --data names
+    ///
+    /// The new device holds what the backup holds, and reads it if the keys are inside. It writes once a member has
+    /// admitted it: ask the steward for a ticket (`syncline space invite`) and take it with `syncline space join`.
+    Restore(Restore),
     /// Show three nodes that type, part, meet again and agree, in a temporary directory
     Demo(Demo),
 }

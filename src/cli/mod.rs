@@ -4,6 +4,7 @@
 
 mod access;
 mod arguments;
+mod backup;
 mod config;
 mod demo;
 mod documents;
@@ -13,6 +14,7 @@ mod export;
 mod failure;
 mod import;
 mod output;
+mod passphrase;
 mod progress;
 mod serve;
 mod signals;
@@ -75,6 +77,8 @@ fn start(arguments: Arguments) -> Result<(), Failure> {
             Command::Serve(serve) => serve::serve(&data, &serve, &config, &mut output).await,
             Command::Demo(demo) => demo::run(demo.edits).await,
             Command::Convert(convert) => upkeep::convert(&data, convert.index, &mut output).await,
+            Command::Backup(arguments) if arguments.check => backup::check(&arguments.file, &mut output),
+            Command::Restore(arguments) => backup::restore(&data, &arguments, &mut output).await,
             Command::Repair(space) => upkeep::repair(&data, &space, &mut output).await,
             command => with_access(command, &data, &mut output).await,
         }
@@ -137,7 +141,8 @@ async fn dispatch(access: &Access, command: Command, data: &Path, output: &mut O
         Command::Status(arguments) => status::status(access, arguments.space.as_deref(), output).await,
         Command::Peers => status::peers(access, output).await,
         Command::Connect(arguments) => status::connect(access, arguments.address, output).await,
-        Command::Serve(_) | Command::Demo(_) | Command::Convert(_) | Command::Repair(_) => {
+        Command::Backup(arguments) => backup::backup(access, &arguments, output).await,
+        Command::Serve(_) | Command::Demo(_) | Command::Convert(_) | Command::Repair(_) | Command::Restore(_) => {
             Err(Failure::new(Exit::Usage, "this command does not run through another node"))
         }
         Command::Verify(arguments) => verify::verify(access, &arguments, output).await,

@@ -65,6 +65,12 @@ pub enum DocumentError {
         /// The version passed.
         version: Version,
     },
+    /// This device cannot write until something comes from a peer: repeat it then.
+    #[error("nothing was written: {reason}")]
+    NotYet {
+        /// What it waits for.
+        reason: String,
+    },
     /// A transaction that this one was made on top of was not written: make it again.
     #[error("an earlier transaction on `{key}` was not written, so this one was not either: repeat it")]
     Undone {

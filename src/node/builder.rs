@@ -151,7 +151,7 @@ impl NodeBuilder {
         } else {
             (None, None)
         };
-        let kind = store.index_kind();
+        let (kind, files) = (store.index_kind(), store.files());
         let workshop = Workshop {
             store: Arc::new(store),
             device: device.clone(),
@@ -165,6 +165,7 @@ impl NodeBuilder {
         let inner = Inner {
             device,
             index: kind,
+            files,
             checking: Arc::new(tokio::sync::Semaphore::new(1)),
             started,
             network,

@@ -31,6 +31,9 @@ const COMMAND_QUEUE: usize = 64;
 const NOTICE_QUEUE: usize = 1024;
 /// How often peers are asked again for admission, and known peers are written down.
 const ROUND: Duration = Duration::from_secs(5);
+/// Told of a space that has neither admitted this device nor is about to, as far as is known here.
+const NO_TICKET: &str = "nobody has admitted this device, as far as is known here; if it was restored from a backup, \
+                         ask for a ticket and take it with `syncline space join`";
 /// Peers remembered for the next start.
 const KNOWN_PEERS_MAX: usize = 256;
 
@@ -286,12 +289,38 @@ impl Conductor {
 
     async fn join(&mut self, ticket: Ticket, name: String) -> Result<SpaceId, Error> {
         if let Some(hosted) = self.spaces.get(&ticket.space) {
-            return Err(Error::AlreadyJoined { name: hosted.name.clone() });
+            let is_member = hosted.link.facts.borrow().role.is_some();
+            if is_member || hosted.ticket.as_ref() == Some(&ticket) {
+                return Err(Error::AlreadyJoined { name: hosted.name.clone() });
+            }
+            return self.take_another_ticket(ticket).await;
         }
         self.check_free(&name)?;
         let mut keys = empty_keys(ticket.space, name, ticket.founder);
         keys.ticket = Some(ticket.to_string());
         let space = self.store_and_host(self.workshop.core(keys)).await?;
+        self.apply_for_admission(space);
+        Ok(space)
+    }
+
+    /// Takes a ticket for a space that is here and that has not admitted this device: it was restored from a backup, or
+    /// an earlier ticket was of no use.
+    async fn take_another_ticket(&mut self, ticket: Ticket) -> Result<SpaceId, Error> {
+        let space = ticket.space;
+        let mut keys =
+            self.workshop.space_keys(space)?.ok_or(Error::DamagedFile { what: "the key file of a space" })?;
+        keys.ticket = Some(ticket.to_string());
+        if let Some(hosted) = self.spaces.remove(&space) {
+            if let (Some(network), Some(topic)) = (&self.workshop.network, hosted.topic) {
+                network.unsubscribe(topic).await;
+            }
+            end_pump(&hosted.link).await;
+        }
+        let files = self.workshop.store.files();
+        let core = self.workshop.core(keys.clone());
+        blocking(move || Ok(files.write_secret(files::scope(space), SPACE_KEYS, &keys.encode())?)).await?;
+        self.host(core).await?;
+        self.name_peers(space);
         self.apply_for_admission(space);
         Ok(space)
     }
@@ -520,7 +549,7 @@ impl Conductor {
         let Some(network) = &self.workshop.network else { return };
         let device = &self.workshop.device;
         for (space, hosted) in &self.spaces {
-            let waiting = hosted.link.facts.borrow().replication.is_none();
+            let waiting = hosted.link.facts.borrow().role.is_none();
             let refused = hosted.joining_problem.as_ref().is_some_and(|problem| problem.is_final);
             let Some(ticket) = hosted.ticket.as_ref().filter(|_| waiting && !refused) else { continue };
             let invitation = ticket.invitation();
@@ -543,7 +572,8 @@ impl Conductor {
         let Some(hosted) = self.spaces.get_mut(&space) else { return };
         match answer {
             JoinAnswer::Admitted(delivery) => {
-                hosted.joining_problem = None;
+                // Its keys are on their way; the rest comes with the log.
+                (hosted.joining_problem, hosted.ticket) = (None, None);
                 hosted.link.send(Message::Admitted(delivery));
             }
             JoinAnswer::Refused(refusal) => {
@@ -558,9 +588,8 @@ impl Conductor {
     }
 
     async fn round(&mut self) {
-        let joining = |(_, hosted): &(&SpaceId, &Hosted)| {
-            hosted.ticket.is_some() && hosted.link.facts.borrow().replication.is_none()
-        };
+        let joining =
+            |(_, hosted): &(&SpaceId, &Hosted)| hosted.ticket.is_some() && hosted.link.facts.borrow().role.is_none();
         let waiting: Vec<SpaceId> = self.spaces.iter().filter(joining).map(|(space, _)| *space).collect();
         for space in waiting {
             self.apply_for_admission(space);
@@ -600,7 +629,11 @@ impl Conductor {
         let entry = |hosted: &Hosted| SpaceEntry {
             name: hosted.name.clone(),
             link: hosted.link.clone(),
-            joining_problem: hosted.joining_problem.clone(),
+            // What is known of a member's role does not go through here, so this may be outdated for members.
+            joining_problem: hosted.joining_problem.clone().or_else(|| {
+                let no_ticket = JoiningProblem { text: NO_TICKET.to_owned(), is_final: false };
+                hosted.ticket.is_none().then_some(no_ticket)
+            }),
         };
         let mut entries: Vec<SpaceEntry> = self.spaces.values().map(entry).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));

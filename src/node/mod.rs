@@ -3,11 +3,13 @@
 //! [`NodeBuilder`] opens the data directory and starts everything; [`Node`] is what callers hold; the `conductor` is
 //! the one task that owns the list of spaces and the list of peers, and carries messages between them.
 
+pub mod backup;
 mod builder;
 mod conductor;
 mod files;
 pub mod info;
 mod metrics;
+mod passphrase;
 pub mod upkeep;
 pub mod verification;
 
@@ -17,7 +19,7 @@ use std::time::Instant;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 use syncline_model::{DeviceId, DeviceKey, SpaceId, Strings, Ticket};
-use syncline_storage::IndexKind;
+use syncline_storage::{IndexKind, SmallFiles};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use builder::NodeBuilder;
@@ -38,6 +40,7 @@ pub struct Node {
 struct Inner {
     device: DeviceKey,
     index: IndexKind,
+    files: SmallFiles,
     /// Checks run one after another.
     checking: Arc<Semaphore>,
     started: Instant,

@@ -133,7 +133,10 @@ pub enum Effect {
 #[non_exhaustive]
 pub enum WriteError {
     /// Nobody has admitted this device yet.
-    #[error("this device is not a member of the space yet: joining completes when a writer of the space is online")]
+    #[error(
+        "this device is not a member of the space yet: joining completes when a writer of the space is online; \
+         without a ticket, as after restoring a backup, ask for one and take it with `syncline space join`"
+    )]
     NotAdmitted,
     /// The role does not write.
     #[error("this device is a {role} in the space and cannot write: ask the steward for an invitation as a writer")]

@@ -400,6 +400,9 @@ fn document_error(reason: WriteError) -> DocumentError {
     match reason {
         WriteError::ReadOnly { role } => DocumentError::NotWritable { role },
         WriteError::TooLarge => DocumentError::TooLarge { what: "bytes", limit: PAYLOAD_BYTES_MAX },
+        waiting @ (WriteError::NotAdmitted | WriteError::NoKey | WriteError::Recovering) => {
+            DocumentError::NotYet { reason: waiting.to_string() }
+        }
         other => DocumentError::Storage { reason: other.to_string() },
     }
 }

@@ -12,7 +12,9 @@ pub use documents::{
     BlockedChange, Carrier, Change, ChangePage, ConflictChoice, ConflictPage, ConflictPlace, DocumentConflicts,
     DocumentList, HistoryItem, HistoryPage, ListedDocument, Watching, Written, WrittenDocument,
 };
-pub use node::{ConnectRequest, ConnectedPeer, ConnectionDirection, Health, Peer, PeerList, PeerStanding};
+pub use node::{
+    BackupRequest, ConnectRequest, ConnectedPeer, ConnectionDirection, Health, Peer, PeerList, PeerStanding,
+};
 pub use spaces::{
     CreatedSpace, Invitation, InvitationRequest, InvitedRole, JoinRequest, MemberList, NewSpace, SpaceList, StringsName,
 };

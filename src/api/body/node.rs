@@ -96,6 +96,20 @@ impl From<network::PeerInfo> for Peer {
     }
 }
 
+/// What a backup with keys needs.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackupRequest {
+    /// The passphrase that the keys are sealed under.
+    pub passphrase: String,
+}
+
+impl std::fmt::Debug for BackupRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BackupRequest(…)")
+    }
+}
+
 /// Where to connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
