@@ -261,3 +261,21 @@ fn a_backup_that_is_not_whole_is_refused() {
     run(data, &["backup", "--check", "/absent"]).failed(3, "/absent");
     run(data, &["backup", "/absent/file"]).failed(1, "/absent");
 }
+
+#[test]
+fn the_scrub_finds_damage_that_nobody_reads() {
+    let pair = Pair::new();
+    let data = pair.second.path();
+    damage(data);
+    let peer = ["--bootstrap", pair.serving.address()];
+    let idle = Serving::start(data, &["--api", "127.0.0.1:0", "--scrub-bytes-per-second", "0", peer[0], peer[1]]);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let quarantined = || run(data, &["status", "notes", "--json"]).json()["quarantined"].as_u64().unwrap();
+    assert_eq!(quarantined(), 0, "without it nothing is looked at");
+    assert_eq!(idle.stop(), 0);
+    let serving =
+        Serving::start(data, &["--api", "127.0.0.1:0", "--scrub-bytes-per-second", "10000000", peer[0], peer[1]]);
+    eventually("the finding", || quarantined() >= 2);
+    eventually("the return of what was lost", || run(data, &["verify"]).code == 0);
+    assert_eq!(serving.stop(), 0);
+}

@@ -66,7 +66,15 @@ impl Access {
         }
         let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
-            let error = match Node::builder().data(data).create(create).index(index).offline().start().await {
+            let error = match Node::builder()
+                .data(data)
+                .create(create)
+                .index(index)
+                .scrub_bytes_per_second(0)
+                .offline()
+                .start()
+                .await
+            {
                 Ok(node) => return Ok(Self::opened(node)),
                 Err(error) => error,
             };

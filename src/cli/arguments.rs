@@ -211,6 +211,9 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "MIB", env = "SYNCLINE_DOCUMENT_CACHE_MIB",
           value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) document_cache_mib: Option<u32>,
+    /// How many stored bytes to go over in a second, to find damage before it is met; 0: none [default: 1048576]
+    #[arg(long, value_name = "BYTES", env = "SYNCLINE_SCRUB_BYTES_PER_SECOND")]
+    pub(crate) scrub_bytes_per_second: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -24,6 +24,7 @@ pub(crate) struct ConfigFile {
     pub(crate) tcp: Option<bool>,
     pub(crate) quic: Option<bool>,
     pub(crate) document_cache_mib: Option<u32>,
+    pub(crate) scrub_bytes_per_second: Option<u64>,
     pub(crate) log: Option<String>,
 }
 
@@ -37,6 +38,7 @@ pub(crate) struct ServeSettings {
     pub(crate) tcp: bool,
     pub(crate) quic: bool,
     pub(crate) document_cache_mib: Option<u32>,
+    pub(crate) scrub_bytes_per_second: Option<u64>,
 }
 
 impl ConfigFile {
@@ -79,6 +81,7 @@ impl ServeSettings {
             tcp: !arguments.no_tcp && file.tcp.unwrap_or(true),
             quic: !arguments.no_quic && file.quic.unwrap_or(true),
             document_cache_mib: arguments.document_cache_mib.or(file.document_cache_mib),
+            scrub_bytes_per_second: arguments.scrub_bytes_per_second.or(file.scrub_bytes_per_second),
         };
         if !settings.tcp && !settings.quic {
             let failure = Failure::new(Exit::Usage, "TCP and QUIC are both switched off, so no peer could be reached");
@@ -106,14 +109,14 @@ mod tests {
     #[test]
     fn flags_go_before_the_file_and_the_file_before_defaults() {
         let file = ConfigFile::parse(
-            "listen = [\"/ip4/0.0.0.0/tcp/1\"]\napi = \"127.0.0.1:9\"\nmdns = false\ndocument_cache_mib = 5\n",
+            "listen = [\"/ip4/0.0.0.0/tcp/1\"]\napi = \"127.0.0.1:9\"\nmdns = false\ndocument_cache_mib = 5\nscrub_bytes_per_second = 9\n",
         )
         .unwrap();
         let settings = ServeSettings::new(&serve(&["--api", "127.0.0.1:8", "--no-quic"]), &file).unwrap();
         assert_eq!(settings.listen, ["/ip4/0.0.0.0/tcp/1"]);
         assert_eq!(settings.api.unwrap().port(), 8);
         assert_eq!((settings.mdns, settings.tcp, settings.quic), (false, true, false));
-        assert_eq!(settings.document_cache_mib, Some(5));
+        assert_eq!((settings.document_cache_mib, settings.scrub_bytes_per_second), (Some(5), Some(9)));
         let settings = ServeSettings::new(&serve(&["--listen", "/a", "--listen", "/b"]), &file).unwrap();
         assert_eq!(settings.listen, ["/a", "/b"]);
     }

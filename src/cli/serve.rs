@@ -64,6 +64,9 @@ async fn start_node(data: &Path, settings: &ServeSettings) -> Result<Node, Failu
     if let Some(mebibytes) = settings.document_cache_mib {
         builder = builder.document_cache_bytes((mebibytes as usize).saturating_mul(1 << 20));
     }
+    if let Some(bytes) = settings.scrub_bytes_per_second {
+        builder = builder.scrub_bytes_per_second(bytes);
+    }
     builder.start().await.map_err(|error| not_started(error, data))
 }
 

@@ -11,6 +11,7 @@ use syncline_model::ContentKey;
 use syncline_storage::{IndexKind, OpenOptions, Progress, Store};
 
 use super::conductor::{Conductor, Workshop};
+use super::scrubbing::{SCRUB_BYTES_PER_SECOND, Scrub};
 use super::{Inner, Node, files, parse_address};
 use crate::error::Error;
 use crate::network::{Network, NetworkConfig};
@@ -31,6 +32,7 @@ pub struct NodeBuilder {
     tcp: bool,
     quic: bool,
     document_cache_bytes: usize,
+    scrub_bytes_per_second: u64,
 }
 
 impl Default for NodeBuilder {
@@ -46,6 +48,7 @@ impl Default for NodeBuilder {
             tcp: true,
             quic: true,
             document_cache_bytes: DOCUMENT_CACHE_BYTES,
+            scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
         }
     }
 }
@@ -121,6 +124,13 @@ impl NodeBuilder {
         self
     }
 
+    /// How many stored bytes to go over in a second, to find damage before it is met; 0: none.
+    #[must_use]
+    pub fn scrub_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.scrub_bytes_per_second = bytes;
+        self
+    }
+
     /// Opens the data directory and starts everything. Must be called within a tokio runtime.
     pub async fn start(self) -> Result<Node, Error> {
         let started = Instant::now();
@@ -162,18 +172,23 @@ impl NodeBuilder {
             cache_bytes: self.document_cache_bytes,
         };
         let (commands, spaces) = Conductor::start(workshop, events, random).await?;
-        let inner = Inner {
+        let rate = self.scrub_bytes_per_second;
+        let scrub = Scrub::register(&mut registry);
+        let inner = Arc::new(Inner {
             device,
             index: kind,
             files,
             checking: Arc::new(tokio::sync::Semaphore::new(1)),
+            scrubbing: Mutex::default(),
             started,
             network,
             registry: Mutex::new(registry),
             commands,
             spaces,
-        };
-        Ok(Node { inner: Arc::new(inner) })
+        });
+        let scrubbing = scrub.start(Arc::downgrade(&inner), rate);
+        *inner.scrubbing.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = scrubbing;
+        Ok(Node { inner })
     }
 
     fn network_config(&self, device: &syncline_model::DeviceKey, store: &Store) -> Result<NetworkConfig, Error> {

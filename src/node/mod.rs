@@ -10,6 +10,7 @@ mod files;
 pub mod info;
 mod metrics;
 mod passphrase;
+mod scrubbing;
 pub mod upkeep;
 pub mod verification;
 
@@ -27,6 +28,7 @@ pub use builder::NodeBuilder;
 pub(crate) use self::conductor::Notice;
 use self::conductor::{Command, SpaceEntry};
 use self::info::{CreatedSpace, NodeStatus, SpaceStatus, Standing, TrafficInfo, strings_name};
+use self::scrubbing::Scrubbing;
 use crate::error::Error;
 use crate::network::{Multiaddr, Network, PeerInfo};
 use crate::space::Space;
@@ -43,6 +45,7 @@ struct Inner {
     files: SmallFiles,
     /// Checks run one after another.
     checking: Arc<Semaphore>,
+    scrubbing: Mutex<Option<Scrubbing>>,
     started: Instant,
     network: Option<Network>,
     registry: Mutex<Registry>,
@@ -191,6 +194,10 @@ impl Node {
 
     /// Ends all spaces cleanly and closes all connections.
     pub async fn shutdown(self) {
+        let scrubbing = self.inner.scrubbing.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(scrubbing) = scrubbing {
+            scrubbing.end().await;
+        }
         let (reply, done) = oneshot::channel();
         if self.inner.commands.send(Command::Shutdown { reply }).await.is_ok() {
             let _ended = done.await;

@@ -20,7 +20,7 @@ mod writer;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use syncline_model::SpaceId;
 
@@ -82,6 +82,16 @@ impl Default for AppendLimits {
     }
 }
 
+/// What readers have met; held while something goes into quarantine.
+#[derive(Debug, Default)]
+struct Damage {
+    /// The last damaged record.
+    met: Option<StorageError>,
+    /// The log is no longer open, so it is for its next opening to put anything into quarantine: whoever opened it
+    /// meanwhile would not hear of it.
+    is_over: bool,
+}
+
 /// What the writer and the readers of one log share.
 #[derive(Debug)]
 pub(crate) struct LogParts {
@@ -93,8 +103,7 @@ pub(crate) struct LogParts {
     codec: RecordCodec,
     /// The most recently used last.
     open: Mutex<Vec<(u32, Arc<dyn DiskFile>)>>,
-    /// The last damaged record that a reader met.
-    damage: Mutex<Option<StorageError>>,
+    damage: Arc<Mutex<Damage>>,
     /// Whether anything was ever put in quarantine: what is fetched again overlaps with runs that are still there.
     has_gaps: AtomicBool,
 }
@@ -108,8 +117,12 @@ impl LogParts {
         index: SpaceIndex,
     ) -> Self {
         let codec = RecordCodec::new(space);
-        let (open, damage, has_gaps) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        let (open, damage, has_gaps) = (Mutex::default(), Arc::default(), AtomicBool::new(false));
         Self { space, incarnation, disk, directory, index, codec, open, damage, has_gaps }
+    }
+
+    fn damage(&self) -> MutexGuard<'_, Damage> {
+        self.damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Takes note of what the index knows to be in quarantine.

@@ -129,7 +129,7 @@ impl LogReader {
     /// Whoever keeps in memory what the log holds has to forget the record's operations, so that they are fetched
     /// again.
     pub fn take_damage(&self) -> Option<StorageError> {
-        self.parts.damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+        self.parts.damage().met.take()
     }
 
     /// The space's part of the index.
@@ -401,6 +401,12 @@ impl LogReader {
         let Planned { position, length, author, first, last } = *planned;
         let count = u32::try_from(last - first + 1).unwrap_or(u32::MAX);
         let index = &self.parts.index;
+        let space = self.parts.space;
+        let damaged = || StorageError::Damaged { space, position, author, first, last };
+        let mut damage = self.parts.damage();
+        if damage.is_over {
+            return damaged();
+        }
         let mut batch = Batch::default();
         batch.remove(index.key(Area::ARRIVAL, &position_suffix(position)));
         batch.remove(index.key(Area::AUTHOR, &author_suffix(&author, last, position)));
@@ -410,10 +416,8 @@ impl LogReader {
             return self.parts.index_failed(error);
         }
         self.parts.has_gaps.store(true, Ordering::Relaxed);
-        let space = self.parts.space;
-        let damaged = || StorageError::Damaged { space, position, author, first, last };
         tracing::error!("{}", damaged());
-        *self.parts.damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(damaged());
+        damage.met = Some(damaged());
         damaged()
     }
 }

@@ -1,6 +1,6 @@
 //! The one writer of a space's log.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use syncline_model::planted::{Bug, planted};
 use syncline_model::{Run, RunSummary, SpaceId, VerifiedRun};
@@ -11,7 +11,7 @@ use super::record::{RECORD_HEADER_BYTES, RecordHeader};
 use super::recovery::{Segment, next_number, settle_last_segment, survey};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, create_segment, segment_path};
 use super::{
-    AHEAD_BYTES_MAX, AHEAD_SHARE, APPEND_BYTES_MAX, AppendLimits, INTAKE_RESERVES, Incarnation, LogParts,
+    AHEAD_BYTES_MAX, AHEAD_SHARE, APPEND_BYTES_MAX, AppendLimits, Damage, INTAKE_RESERVES, Incarnation, LogParts,
     RESERVE_SHARE, UNSYNCED_BYTES_MAX, UNSYNCED_RUNS_MAX,
 };
 use crate::disk::{Disk, DiskFile};
@@ -43,7 +43,18 @@ pub struct SpaceLog {
     unsynced_bytes: u64,
     indexer: Indexer,
     poison: Option<String>,
+    _readers: Readers,
     _open: OpenSpace,
+}
+
+/// Tells the readers when the log is no longer open.
+#[derive(Debug)]
+struct Readers(Arc<Mutex<Damage>>);
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_over = true;
+    }
 }
 
 #[derive(Debug)]
@@ -133,6 +144,7 @@ impl SpaceLog {
             unsynced_bytes: 0,
             indexer: Indexer::new(parts.index.clone(), watermark),
             poison: None,
+            _readers: Readers(parts.damage.clone()),
             parts: Arc::new(parts),
             gathered: None,
             known_room: 0,

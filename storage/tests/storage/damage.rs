@@ -43,6 +43,22 @@ fn a_damaged_record_is_named_once_and_left_out_from_then_on() {
 }
 
 #[test]
+fn a_reader_of_a_log_that_is_no_longer_open_leaves_the_next_opening_alone() {
+    let (machine, author, positions) = five_runs();
+    let (store, log) = machine.reopen(1 << 20);
+    let old = log.reader();
+    drop(log);
+    let log = store.open_space(SPACE, &mut |_| {}).unwrap();
+    machine.flip(&segment(1), u64::from(positions[1].offset()) + 100);
+    for _ in 0..2 {
+        assert!(matches!(old.read(&author.id(), 0, 9, 1 << 20), Err(StorageError::Damaged { .. })));
+    }
+    assert_eq!((log.stats().unwrap().quarantined, log.reader().take_damage().is_some()), (0, false));
+    assert!(log.reader().read(&author.id(), 0, 9, 1 << 20).is_err());
+    assert_eq!((log.stats().unwrap().quarantined, log.reader().take_damage().is_some()), (1, true));
+}
+
+#[test]
 fn a_lost_run_is_taken_again() {
     let (machine, _, positions) = five_runs();
     machine.flip(&segment(1), u64::from(positions[1].offset()));
