@@ -87,6 +87,15 @@ impl Api {
         Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
     }
 
+    /// The bytes of an answer.
+    async fn bytes(&self, method: Method, target: &str, body: Option<Value>) -> Vec<u8> {
+        let body = body.map(|body| Body::from(body.to_string())).unwrap_or_default();
+        let answer = self.client.request(self.request(method, target).body(body).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/octet-stream");
+        to_bytes(Body::new(answer.into_body()), usize::MAX).await.unwrap().to_vec()
+    }
+
     async fn send(&self, method: Method, target: &str, body: Option<Value>) -> Answer {
         let body = body.map(|body| Body::from(body.to_string())).unwrap_or_default();
         self.exchange(self.request(method, target).body(body).unwrap()).await
@@ -478,6 +487,13 @@ async fn spaces_are_made_shown_shared_and_left() {
     assert_eq!(members["members"][0]["device"], api.node.device().to_string());
     let report = api.send(Method::POST, "/v1/spaces/notes/verify", None).await.json();
     assert_eq!(report["sound"], true, "{report}");
+    assert_eq!((&report["signatures"], &report["problems"]), (&report["runs"], &json!([])));
+    let told = api.send(Method::POST, "/v1/spaces/notes/verify?progress=true&signatures=sample", None).await;
+    assert_eq!(told.headers[header::CONTENT_TYPE], "application/x-ndjson");
+    let last: Value = serde_json::from_str(told.text.trim_end().lines().last().unwrap()).unwrap();
+    assert_eq!((&last["report"]["sound"], &last["report"]["signatures"]), (&json!(true), &json!(1)));
+    api.send(Method::POST, "/v1/spaces/notes/verify?signatures=none", None).await.problem(400);
+    api.send(Method::POST, "/v1/spaces/absent/verify?progress=true", None).await.problem(404);
 
     let invitations = "/v1/spaces/notes/invitations";
     let invitation = api.send(Method::POST, invitations, Some(json!({"role": "reader", "uses": 2}))).await;
@@ -577,5 +593,29 @@ async fn an_address_in_use_is_named() {
     let error = ApiServer::start(api.node.clone(), other.path(), Some(address)).await.unwrap_err();
     assert!(error.to_string().contains(&address.to_string()));
     assert!(!Path::new(&other.path().join("api.address")).exists());
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_backup_is_streamed_with_and_without_keys() {
+    let api = Api::with_space().await;
+    for number in 0..50 {
+        api.put(&format!("k/{number}"), json!({"n": number})).await;
+    }
+    let file = api.directory.path().join("streamed");
+    for (method, body, has_keys) in
+        [(Method::GET, None, false), (Method::POST, Some(json!({"passphrase": "correct horse"})), true)]
+    {
+        std::fs::write(&file, api.bytes(method, "/v1/backup", body).await).unwrap();
+        let checked = syncline::node::backup::check_backup(&file, &mut |_| {}).unwrap();
+        assert_eq!((checked.summary.spaces, checked.has_keys), (1, has_keys));
+        assert_eq!(checked.summary.operations, 53, "50 documents behind what founds a space");
+    }
+    api.send(Method::POST, "/v1/backup", Some(json!({"passphrase": ""}))).await.problem(400);
+    api.send(Method::POST, "/v1/backup", Some(json!({}))).await.problem(400);
+    let uri = format!("http://{}/v1/backup", api.server.address());
+    api.exchange(Request::builder().uri(uri).body(Body::empty()).unwrap()).await.problem(401);
+    let metrics = api.get("/metrics").await.text;
+    assert!(metrics.contains("syncline_scrubbed_bytes_total") && metrics.contains("syncline_scrub_damaged_runs_total"));
     api.stop().await;
 }

@@ -218,7 +218,7 @@ pub(super) async fn restore(data: &Path, arguments: &Restore, output: &mut Outpu
         options.passphrase = match arguments.passphrase.given()? {
             Some(given) => Some(given),
             None => Some(passphrase::ask(false).map_err(|failure| {
-                failure.hint("name a file with --passphrase-file, set SYNCLINE_PASSPHRASE, or leave the keys out with --without-keys")
+                failure.hint("name a file with --passphrase-file, set SYNCLINE_PASSPHRASE, or give --without-keys")
             })?),
         };
     }

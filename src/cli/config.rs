@@ -109,7 +109,8 @@ mod tests {
     #[test]
     fn flags_go_before_the_file_and_the_file_before_defaults() {
         let file = ConfigFile::parse(
-            "listen = [\"/ip4/0.0.0.0/tcp/1\"]\napi = \"127.0.0.1:9\"\nmdns = false\ndocument_cache_mib = 5\nscrub_bytes_per_second = 9\n",
+            "listen = [\"/ip4/0.0.0.0/tcp/1\"]\napi = \"127.0.0.1:9\"\nmdns = false\n\
+             document_cache_mib = 5\nscrub_bytes_per_second = 9\n",
         )
         .unwrap();
         let settings = ServeSettings::new(&serve(&["--api", "127.0.0.1:8", "--no-quic"]), &file).unwrap();

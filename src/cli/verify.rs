@@ -49,7 +49,7 @@ pub(super) async fn verify(access: &Access, arguments: &Verify, output: &mut Out
     let failure = Failure::new(Exit::Failed, format!("what is stored of {} is not as it should be", names.join(", ")));
     let stop = if access.is_running() { "stop the node and run " } else { "run " };
     Err(failure.hint(format!(
-        "{stop}`syncline repair {}`, then `syncline serve`: what is missing is fetched from the next peer that holds it",
+        "{stop}`syncline repair {}`, then `syncline serve`: what is missing comes from the next peer that holds it",
         plain(first)
     )))
 }

@@ -25,9 +25,9 @@ struct Before {
 impl Store {
     /// Makes a space's index anew from its log, with damaged records left out, and says what is missing then.
     ///
-    /// The log must not be open. Every signature is checked. Nothing is removed from it: what can be read is kept, and what cannot is fetched
-    /// again at the next contact with a peer that has it. What others derived and kept in the space's part of the
-    /// index is gone, as whenever an index is made anew.
+    /// The log must not be open. Every signature is checked. Nothing is removed from it: what can be read is kept, and
+    /// what cannot is fetched again at the next contact with a peer that has it. What others derived and kept in the
+    /// space's part of the index is gone, as whenever an index is made anew.
     pub fn repair_space(
         &self,
         space: SpaceId,

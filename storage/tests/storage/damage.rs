@@ -1,6 +1,6 @@
 //! Bits that change on the disk.
 
-use syncline_storage::StorageError;
+use syncline_storage::{Signatures, StorageError};
 
 use super::workload::{Author, Machine, SPACE, segment, sequences, shown};
 
@@ -154,6 +154,33 @@ fn hostile_records_inside_a_payload_are_not_believed() {
     let authors: Vec<_> = shown(&log).into_iter().map(|(_, summary)| (summary.author, summary.first)).collect();
     assert_eq!(authors, [(author.id(), 1), (author.id(), 3), (author.id(), 4)]);
     assert!(log.stats().unwrap().quarantined >= 2, "the damage and the forgery");
+}
+
+#[test]
+fn a_run_whose_signature_does_not_hold_is_found_by_a_full_check_and_left_out_by_a_repair() {
+    let (machine, store, mut log) = Machine::with_log(1 << 20);
+    let mut author = Author::new(1);
+    let runs = [author.write(90), author.write(90), author.write(90)];
+    let positions = log.append(&runs).unwrap();
+    log.sync().unwrap();
+    let mut body = runs[1].bytes().to_vec();
+    let last = body.len() - 1;
+    body[last] ^= 1;
+    let offset = positions[1].offset();
+    let file = syncline_storage::Disk::open(&machine.disk, &segment(1)).unwrap();
+    file.write_at(u64::from(offset), &[&forged_header(1, offset, &body)[..], &body].concat()).unwrap();
+
+    let reader = log.reader();
+    let all = reader.verify_with(Signatures::All, &mut |_| {}).unwrap();
+    assert_eq!((all.signatures, all.unsigned.first_positions.as_slice()), (3, &positions[1..2]));
+    assert!(!all.is_sound() && all.damaged.count == 0);
+    let sample = reader.verify_with(Signatures::Sample, &mut |_| {}).unwrap();
+    assert_eq!((sample.signatures, sample.unsigned.count, sample.runs), (1, 0, 3));
+    drop((reader, log));
+    let report = store.repair_space(SPACE, &mut |_| {}).unwrap();
+    assert_eq!((report.runs, report.quarantined, report.missing_operations), (2, 1, 1));
+    let log = store.open_space(SPACE, &mut |_| {}).unwrap();
+    assert_eq!(sequences(&log), [1, 3]);
 }
 
 /// A record header as the format says it is, with good checksums.
