@@ -199,7 +199,7 @@ async fn tally_operations(start: AuditStart, mut tally: Tally, tell: Tell) -> Re
             while after < *applied {
                 let through = (*applied).min(after + OPERATIONS_AT_ONCE);
                 let read = start.operations.read(author, after, through, &mut |content| {
-                    tally.add_operation(author, &content);
+                    tally.add_operation(author, content);
                 });
                 read.map_err(|error| match error {
                     ReadError::Storage(error) => Error::Storage(error),

@@ -27,7 +27,7 @@ fn tallies(replica: &Replica, buckets: &BTreeSet<usize>) -> (Tally, Tally) {
     let (mut operations, mut catalog) = (Tally::naming(buckets), Tally::naming(buckets));
     let start = replica.desk.audit_start();
     for (author, applied) in &*start.applied {
-        let mut add = |content: Content| operations.add_operation(author, &content);
+        let mut add = |content: &Content| operations.add_operation(author, content);
         start.operations.read(author, 0, *applied, &mut add).unwrap();
     }
     let mut after = None;
