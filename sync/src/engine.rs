@@ -30,7 +30,8 @@ pub struct Config {
     pub anti_entropy_ms: u64,
     /// How long a request may take, in milliseconds.
     pub request_timeout_ms: u64,
-    /// Most bytes of runs that a page is asked to have: [`PAGE_BYTES_MIN`](crate::limits::PAGE_BYTES_MIN) to [`PAGE_BYTES_MAX`].
+    /// Most bytes of runs that a page is asked to have, within [`PAGE_BYTES_MIN`](crate::limits::PAGE_BYTES_MIN) and
+    /// [`PAGE_BYTES_MAX`].
     ///
     /// This and what follows are for tests, which by less bring about at small sizes what takes large ones otherwise.
     pub page_bytes_max: usize,
