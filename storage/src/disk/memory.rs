@@ -22,7 +22,7 @@ pub enum DiskOperation {
     Create,
     /// [`DiskFile::write_at`].
     Write,
-    /// [`DiskFile::truncate`].
+    /// [`DiskFile::set_length`].
     SetLength,
     /// [`DiskFile::sync`].
     Sync,
