@@ -279,5 +279,6 @@ impl World {
 
 /// Whether an error says that the disk does not give or take something.
 fn is_unable(error: &DocumentError) -> bool {
-    matches!(error, DocumentError::Damaged { .. } | DocumentError::Storage { .. } | DocumentError::NoRoom)
+    use DocumentError::{Damaged, NoRoom, NotYet, Storage};
+    matches!(error, Damaged { .. } | Storage { .. } | NoRoom | NotYet { .. })
 }
