@@ -88,6 +88,17 @@ pub enum StorageError {
     /// A backup was being restored into the directory and that was cut short.
     #[error("a restore into this data directory was cut short: remove the directory and restore the backup again")]
     HalfRestored,
+    /// The data directory is of a format that this release no longer opens.
+    #[error(
+        "the data directory has format {found}, this release opens {oldest} and later: open it with an earlier \
+        release first, which brings it up to date"
+    )]
+    OlderFormat {
+        /// Its format.
+        found: u32,
+        /// The oldest format known here.
+        oldest: u32,
+    },
     /// Written by a newer release.
     #[error("{what} has format {found}, this release knows up to {known}: update Syncline")]
     NewerFormat {

@@ -1,5 +1,6 @@
 //! The data directory: who may use it, what is in it, and the spaces stored there.
 
+mod format;
 mod repairing;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use syncline_model::SpaceId;
 
+use self::format::{FORMAT_FILE, check_format, write_format};
 use crate::disk::{Access, Disk, FileDisk};
 use crate::error::StorageError;
 use crate::index::{Batch, Index, IndexError, IndexKind, RedbIndex, SledIndex, SpaceIndex, remove_range};
@@ -20,13 +22,7 @@ use crate::log::{AppendLimits, Incarnation, IndexUse, SpaceLog, create_first_seg
 use crate::progress::{Activity, Progress};
 use crate::small_files::{NODE_DIRECTORY, SmallFiles, read_whole, write_whole};
 
-/// Format of the data directory that this release writes, and the newest that it knows.
-const FORMAT: u32 = 1;
-const FORMAT_FILE: &str = "format";
-const FORMAT_TITLE: &str = "syncline data directory";
 const LOCK_FILE: &str = "lock";
-/// In the format marker, before the name of the index when it is not sled.
-const INDEX_LINE: &str = "index ";
 /// A file of this name asks the next start to make the index anew.
 const CONDEMNED_FILE: &str = "index.condemned";
 /// A file of this name is there while a backup is restored into the directory.
@@ -479,37 +475,6 @@ fn remove_leftovers(disk: &dyn Disk) -> Result<(), StorageError> {
         }
     }
     Ok(())
-}
-
-/// Reads the format marker, or writes one where none is; returns what keeps the index.
-fn check_format(disk: &dyn Disk, new: IndexKind) -> Result<IndexKind, StorageError> {
-    let unreadable = || StorageError::Unreadable { path: FORMAT_FILE.to_owned(), reason: "it is not a format marker" };
-    let Some(bytes) = read_whole(disk, FORMAT_FILE)? else {
-        return write_format(disk, new).map(|()| new);
-    };
-    let text = String::from_utf8(bytes).map_err(|_| unreadable())?;
-    let mut lines = text.lines();
-    let title = lines.next();
-    let format = lines.next().and_then(|line| line.strip_prefix("format ")).and_then(|format| format.parse().ok());
-    match format {
-        Some(format @ 1..) if title == Some(FORMAT_TITLE) => {
-            if format > FORMAT {
-                let what = "the data directory".to_owned();
-                return Err(StorageError::NewerFormat { what, found: format, known: FORMAT });
-            }
-            let Some(line) = lines.next() else { return Ok(IndexKind::Sled) };
-            line.strip_prefix(INDEX_LINE).and_then(IndexKind::named).ok_or_else(unreadable)
-        }
-        _ => Err(unreadable()),
-    }
-}
-
-fn write_format(disk: &dyn Disk, index: IndexKind) -> Result<(), StorageError> {
-    let mut text = format!("{FORMAT_TITLE}\nformat {FORMAT}\n");
-    if index != IndexKind::Sled {
-        text.push_str(&format!("{INDEX_LINE}{}\n", index.name()));
-    }
-    write_whole(disk, "", FORMAT_FILE, text.as_bytes(), Access::Default)
 }
 
 /// The directory of an index of this kind.
