@@ -3,6 +3,7 @@
 mod api;
 mod cli;
 mod crash;
+mod kept;
 mod replication;
 mod tidy;
 mod upkeep;
