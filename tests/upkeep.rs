@@ -155,6 +155,15 @@ fn a_serving_node_heals_by_itself_when_it_meets_damage() {
     run(data, &["put", "notes", "k/0000", r#"{"n":"new"}"#]).ok();
     assert_eq!(serving.stop(), 0);
     run(data, &["verify"]).ok();
+
+    // The same when it is met while the index is made anew.
+    damage(data);
+    std::fs::remove_dir_all(data.join("index")).unwrap();
+    let serving = pair.serve_second();
+    eventually("the return of what was lost", || run(data, &["verify"]).code == 0);
+    assert_eq!(documents(data), DOCUMENTS);
+    assert!(run(data, &["status", "notes"]).ok().contains("in quarantine"));
+    assert_eq!(serving.stop(), 0);
 }
 
 /// The sequences that each author of the space `notes` has here.

@@ -113,8 +113,10 @@ impl Node {
         for entry in self.entries().iter() {
             spaces.push(self.space_of(entry).log_reader().await?);
         }
+        let permit = self.inner.backups.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
         let files = self.inner.files.clone();
         builder::blocking(move || {
+            let _permit = permit;
             let mut random: StdRng = rand::make_rng();
             let mut writer = BackupWriter::new(out)?;
             let key = match passphrase {

@@ -19,6 +19,9 @@ use crate::network::{Network, NetworkConfig};
 /// Bytes of loaded documents that a node keeps in memory unless it is told otherwise.
 const DOCUMENT_CACHE_BYTES: usize = 64 << 20;
 
+/// Backups that are written at once; each waits for its reader.
+const BACKUPS_AT_ONCE: usize = 4;
+
 /// Settings of a node.
 #[derive(Debug, Clone)]
 pub struct NodeBuilder {
@@ -179,6 +182,7 @@ impl NodeBuilder {
             index: kind,
             files,
             checking: Arc::new(tokio::sync::Semaphore::new(1)),
+            backups: Arc::new(tokio::sync::Semaphore::new(BACKUPS_AT_ONCE)),
             scrubbing: Mutex::default(),
             started,
             network,

@@ -45,6 +45,8 @@ struct Inner {
     files: SmallFiles,
     /// Checks run one after another.
     checking: Arc<Semaphore>,
+    /// So do backups, but for a few.
+    backups: Arc<Semaphore>,
     scrubbing: Mutex<Option<Scrubbing>>,
     started: Instant,
     network: Option<Network>,

@@ -356,6 +356,7 @@ impl Stream for Watch {
                     self.version = version;
                     return Poll::Ready(Some(Err(Error::Document(reason))));
                 }
+                Some(Watched::Broken(reason)) => return Poll::Ready(Some(Err(Error::Document(reason)))),
                 None => return Poll::Ready(None),
             }
         }

@@ -55,6 +55,8 @@ pub(crate) enum Watched {
     Events(Vec<ChangeEvent>),
     /// The stream is over; it can be resumed after the version.
     Ended(Version, DocumentError),
+    /// The same, after what was given last.
+    Broken(DocumentError),
 }
 
 /// What a space is sent.

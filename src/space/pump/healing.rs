@@ -9,7 +9,7 @@ use std::sync::Arc;
 use syncline_model::DeviceId;
 use syncline_storage::{DamagedRun, StorageError};
 
-use super::{Notice, Pump, Replica, SpaceReplica};
+use super::{Notice, Pump, Replica, SpaceReplica, Watched};
 use crate::documents::DocumentError;
 
 /// Damaged stretches that are remembered until what stood in them is held again.
@@ -46,12 +46,16 @@ impl Pump {
     /// Drops the replica and opens it again; None when that fails, which then is published.
     pub(super) fn begin_anew(self) -> Option<Self> {
         let space = self.space();
-        let Self { replica, mut surroundings, sender, queued, facts, mut answers, numbers, beginning, lost, .. } = self;
+        let Self { replica, mut surroundings, sender, queued, facts, answers, watchers, .. } = self;
+        let (numbers, beginning, lost) = (self.numbers, self.beginning, self.lost);
         // The log has one writer, so the old one goes first.
         drop(replica);
-        for (_, reply) in std::mem::take(&mut answers) {
-            // Whoever went away does not need to know.
+        // Whoever went away does not need to know.
+        for reply in answers.into_values() {
             let _gone = reply.send(Err(DocumentError::BegunAnew));
+        }
+        for events in watchers.into_values() {
+            let _gone = events.send(Watched::Broken(DocumentError::BegunAnew));
         }
         let reopened = (surroundings.reopen)(&mut surroundings.random);
         match reopened {
