@@ -10,8 +10,9 @@ use rand::rngs::StdRng;
 use syncline_model::ContentKey;
 use syncline_storage::{IndexKind, OpenOptions, Progress, Store};
 
-use super::conductor::{Conductor, Workshop};
+use super::conductor::Conductor;
 use super::scrubbing::{SCRUB_BYTES_PER_SECOND, Scrub};
+use super::workshop::Workshop;
 use super::{Inner, Node, files, parse_address};
 use crate::error::Error;
 use crate::network::{Network, NetworkConfig};

@@ -6,24 +6,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use syncline_model::membership::{Certificate, Genesis, invitation_tag};
-use syncline_model::{ContentKey, DeviceId, DeviceKey, SpaceId, Strings, Ticket};
-use syncline_storage::{Incarnation, Store};
+use syncline_model::{DeviceId, DeviceKey, SpaceId, Strings, Ticket};
+use syncline_storage::Incarnation;
 use syncline_sync::{HelloAnswer, Message as SyncMessage, PeerTags};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::builder::{blocking, report};
-use super::files::{self, KnownPeer, SPACE_KEYS, SpaceFiles};
+use super::builder::blocking;
+use super::files::{self, KnownPeer, SPACE_KEYS};
 use super::parse_address;
+use super::workshop::Workshop;
 use crate::error::Error;
-use crate::network::{Network, NetworkEvent, NetworkEvents, Protocol, Reply, Topic};
+use crate::network::{NetworkEvent, NetworkEvents, Protocol, Reply, Topic};
 use crate::space::join::{JoinAnswer, JoinRefusal, JoinRequest};
-use crate::space::pump::{self, Link, Message, Surroundings};
-use crate::space::{SpaceCore, SpaceKeys, SpaceReplica};
+use crate::space::pump::{Link, Message};
+use crate::space::{SpaceCore, SpaceKeys};
 
 /// Commands that may wait.
 const COMMAND_QUEUE: usize = 64;
@@ -76,18 +77,6 @@ pub(crate) enum Notice {
     Greeted { peer: DeviceId, greeting: u64, shared: Vec<SpaceId> },
     /// A peer answered an application for admission.
     JoinAnswered(SpaceId, JoinAnswer),
-}
-
-/// What is needed to open spaces.
-#[derive(Clone)]
-pub(super) struct Workshop {
-    pub(super) store: Arc<Store>,
-    pub(super) device: DeviceKey,
-    pub(super) local_key: ContentKey,
-    pub(super) network: Option<Network>,
-    pub(super) runtime: tokio::runtime::Handle,
-    pub(super) started: Instant,
-    pub(super) cache_bytes: usize,
 }
 
 /// A space as the conductor sees it.
@@ -638,58 +627,6 @@ impl Conductor {
         let mut entries: Vec<SpaceEntry> = self.spaces.values().map(entry).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         self.published.send_replace(Arc::new(entries));
-    }
-}
-
-impl Workshop {
-    fn core(&self, keys: SpaceKeys) -> SpaceCore {
-        let engine = syncline_sync::Engine::new(syncline_sync::Config::default());
-        SpaceCore::new(self.device.clone(), keys, engine)
-    }
-
-    fn open_replica(&self, core: SpaceCore, random: &mut StdRng) -> Result<SpaceReplica, Error> {
-        let log = self.store.open_space(core.state().keys().space, &mut report)?;
-        Ok(SpaceReplica::open(core, log, &self.local_key, self.cache_bytes, random)?)
-    }
-
-    /// Opens the space again from what is stored.
-    fn reopen(self, space: SpaceId) -> pump::Reopen {
-        Box::new(move |random| {
-            let keys = self.space_keys(space)?.ok_or(Error::DamagedFile { what: "the key file of a space" })?;
-            self.open_replica(self.core(keys), random)
-        })
-    }
-
-    /// What is kept of a space beside its log; None when that is missing.
-    fn space_keys(&self, space: SpaceId) -> Result<Option<SpaceKeys>, Error> {
-        let bytes = self.store.files().read(files::scope(space), SPACE_KEYS)?;
-        let keys = bytes.map(|bytes| SpaceKeys::decode(&bytes)).transpose();
-        keys.map_err(|_| Error::DamagedFile { what: "the key file of a space" })
-    }
-
-    fn start_pump(
-        &self,
-        core: SpaceCore,
-        mut random: StdRng,
-        notices: mpsc::Sender<Notice>,
-    ) -> Result<Option<Link>, Error> {
-        let space = core.state().keys().space;
-        let replica = self.open_replica(core, &mut random)?;
-        let state = replica.core().state();
-        let own = state.keys().founder == state.device_id();
-        if own && state.keys().ticket.is_none() && state.membership().genesis().is_none() {
-            return Ok(None);
-        }
-        let surroundings = Surroundings {
-            network: self.network.clone(),
-            runtime: self.runtime.clone(),
-            keys: Box::new(SpaceFiles { files: self.store.files(), space }),
-            notices,
-            started: self.started,
-            random,
-            reopen: self.clone().reopen(space),
-        };
-        Ok(Some(pump::start(replica, surroundings)))
     }
 }
 

@@ -13,6 +13,7 @@ mod passphrase;
 mod scrubbing;
 pub mod upkeep;
 pub mod verification;
+mod workshop;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
