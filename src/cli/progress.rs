@@ -20,6 +20,10 @@ impl Bar {
         let target =
             if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
+        // Until there is something to tell.
+        if let Ok(style) = ProgressStyle::with_template("{spinner}") {
+            bar.set_style(style);
+        }
         bar.enable_steady_tick(TICK);
         Self { bar, bounded: None }
     }
