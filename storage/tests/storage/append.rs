@@ -1,6 +1,6 @@
 //! Appending, syncing, failing.
 
-use syncline_model::SpaceId;
+use syncline_model::{SpaceId, VerifiedRun};
 use syncline_storage::disk::{DiskOperation, Fault, FaultKind};
 use syncline_storage::{Disk, OpenOptions, Progress, StorageError, Store};
 
@@ -113,6 +113,24 @@ fn a_failed_write_leaves_the_log_as_it_was() {
         assert_eq!(sequences(&log), [1, 2, 3]);
         assert_eq!((log.stats().unwrap().quarantined, machine.disk.faults_fired()), (0, 1));
     }
+}
+
+#[test]
+fn a_write_by_itself_costs_one_write_and_one_sync_and_many_together_cost_no_more() {
+    let (machine, _store, mut log) = Machine::with_log(1 << 20);
+    let mut author = Author::new(1);
+    log.append(&[author.write(10)]).unwrap();
+    log.sync().unwrap();
+    let mut calls = |runs: Vec<VerifiedRun>| {
+        let before = machine.disk.calls();
+        log.append(&runs).unwrap();
+        log.sync().unwrap();
+        machine.disk.calls() - before
+    };
+    for _ in 0..5 {
+        assert_eq!(calls(vec![author.write(100)]), 2);
+    }
+    assert_eq!(calls((0..100).map(|_| author.write(100)).collect()), 2);
 }
 
 #[test]

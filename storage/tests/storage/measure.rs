@@ -3,10 +3,10 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use syncline_model::VerifiedRun;
-use syncline_storage::{AuthorRange, OpenOptions, SpaceLog, Store};
+use syncline_storage::{AuthorRange, IndexKind, OpenOptions, SpaceLog, Store};
 
 use super::workload::{Author, INCARNATION, SPACE};
 
@@ -25,6 +25,57 @@ fn open(path: &Path) -> (Store, SpaceLog) {
 fn report(what: &str, start: Instant, count: usize, bytes: u64) {
     let seconds = start.elapsed().as_secs_f64();
     println!("{what}: {seconds:.3} s, {:.0}/s, {:.1} MB/s", count as f64 / seconds, bytes as f64 / 1e6 / seconds);
+}
+
+/// What group commit reaches of the disk's own rate: `… -- --ignored --nocapture durable_writes`.
+///
+/// In turns, batch by batch: bytes of the same length appended to a plain file and synced, and runs to a log.
+#[test]
+#[ignore = "a measurement"]
+fn durable_writes() {
+    const ROUNDS: usize = 400;
+    println!("| index | runs a sync | plain file, syncs/s | log, syncs/s | runs/s | of the plain file |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
+    for kind in IndexKind::ALL {
+        for batch in [1, 16, 64, 256] {
+            let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+            let mut raw = std::fs::File::create(directory.path().join("raw")).unwrap();
+            let options = OpenOptions { create: true, index: kind, ..OpenOptions::default() };
+            let store = Store::open(&directory.path().join("data"), options, &mut |_| {}).unwrap();
+            store.create_space(SPACE, INCARNATION, &[]).unwrap();
+            let mut log = store.open_space(SPACE, &mut |_| {}).unwrap();
+            log.gather_index();
+            let mut author = Author::new(1);
+            let runs: Vec<VerifiedRun> = (0..ROUNDS * batch).map(|_| author.write(100)).collect();
+            let (mut plain, mut logged, mut shares) = (Duration::ZERO, Duration::ZERO, Vec::new());
+            for round in runs.chunks(batch * 20) {
+                let started = Instant::now();
+                for runs in round.chunks(batch) {
+                    let bytes: usize = runs.iter().map(|run| run.bytes().len() + 16).sum();
+                    raw.write_all(&vec![1; bytes]).unwrap();
+                    raw.sync_data().unwrap();
+                }
+                let alone = started.elapsed();
+                let started = Instant::now();
+                for runs in round.chunks(batch) {
+                    log.append(runs).unwrap();
+                    log.sync().unwrap();
+                    if log.index_backlog() > 256 {
+                        log.write_index().unwrap();
+                    }
+                }
+                let through_log = started.elapsed();
+                shares.push(alone.as_secs_f64() / through_log.as_secs_f64());
+                (plain, logged) = (plain + alone, logged + through_log);
+            }
+            shares.sort_by(f64::total_cmp);
+            let (name, rate) = (kind.name(), |spent: Duration| ROUNDS as f64 / spent.as_secs_f64());
+            let (alone, through_log, share) = (rate(plain), rate(logged), 100.0 * shares[shares.len() / 2]);
+            let runs = through_log * batch as f64;
+            println!("| {name} | {batch} | {alone:.0} | {through_log:.0} | {runs:.0} | {share:.0} % |");
+            log.close().unwrap();
+        }
+    }
 }
 
 #[test]
