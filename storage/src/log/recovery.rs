@@ -54,13 +54,19 @@ pub(crate) struct Survey {
     pub(crate) incarnation: Incarnation,
 }
 
-/// Reads the headers of all segments and removes what never got its name.
-pub(crate) fn survey(disk: &dyn Disk, directory: &str, space: SpaceId) -> Result<Survey, StorageError> {
+/// Removes what never got its name; only while nobody writes there.
+pub(crate) fn remove_temporary_files(disk: &dyn Disk, directory: &str) -> Result<(), StorageError> {
     let names = disk.list(directory).map_err(StorageError::io("list", directory))?;
     for name in names.iter().filter(|name| name.ends_with(TEMPORARY_SUFFIX)) {
         let path = format!("{directory}/{name}");
         disk.remove_file(&path).map_err(StorageError::io("remove", path))?;
     }
+    Ok(())
+}
+
+/// Reads the headers of all segments.
+pub(crate) fn survey(disk: &dyn Disk, directory: &str, space: SpaceId) -> Result<Survey, StorageError> {
+    let names = disk.list(directory).map_err(StorageError::io("list", directory))?;
     let (mut segments, mut incarnation, mut fallback) = (Vec::<Segment>::new(), None, None);
     for number in names.iter().filter_map(|name| segment_number(name)) {
         let path = segment_path(directory, number);

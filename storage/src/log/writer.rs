@@ -8,7 +8,7 @@ use syncline_model::{Run, RunSummary, SpaceId, VerifiedRun};
 use super::indexing::{Indexer, complete_index};
 use super::reader::{LogReader, LogStats};
 use super::record::{RECORD_HEADER_BYTES, RecordHeader};
-use super::recovery::{Segment, next_number, settle_last_segment, survey};
+use super::recovery::{Segment, next_number, remove_temporary_files, settle_last_segment, survey};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, create_segment, segment_path};
 use super::{
     AHEAD_BYTES_MAX, AHEAD_SHARE, APPEND_BYTES_MAX, AppendLimits, Damage, INTAKE_RESERVES, Incarnation, LogParts,
@@ -120,6 +120,7 @@ impl SpaceLog {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, StorageError> {
         let space = open.space();
+        remove_temporary_files(&**disk, &directory)?;
         let survey = survey(&**disk, &directory, space)?;
         let (mut segments, incarnation) = (survey.segments, survey.incarnation);
         let index = index_of(space, incarnation, index_use)?;

@@ -1,6 +1,7 @@
 //! Bits that change on the disk.
 
-use syncline_storage::{Signatures, StorageError};
+use syncline_storage::disk::Access;
+use syncline_storage::{Disk, Signatures, StorageError};
 
 use super::workload::{Author, Machine, SPACE, segment, sequences, shown};
 
@@ -56,6 +57,20 @@ fn a_reader_of_a_log_that_is_no_longer_open_leaves_the_next_opening_alone() {
     assert_eq!((log.stats().unwrap().quarantined, log.reader().take_damage().is_some()), (0, false));
     assert!(log.reader().read(&author.id(), 0, 9, 1 << 20).is_err());
     assert_eq!((log.stats().unwrap().quarantined, log.reader().take_damage().is_some()), (1, true));
+}
+
+#[test]
+fn a_check_beside_the_writer_leaves_alone_what_that_is_about_to_name() {
+    let (machine, _author, _positions) = five_runs();
+    let (store, log) = machine.reopen(1 << 20);
+    let temporary = format!("{}.tmp", segment(2));
+    machine.disk.create(&temporary, Access::Default).unwrap();
+    assert!(log.reader().verify(&mut |_| {}).unwrap().is_sound());
+    assert!(machine.disk.open(&temporary).is_ok());
+    drop((log, store));
+    let (_store, log) = machine.reopen(1 << 20);
+    assert_eq!(sequences(&log), [1, 2, 3, 4, 5]);
+    assert!(machine.disk.open(&temporary).is_err(), "a new start removes what was never named");
 }
 
 #[test]
