@@ -10,7 +10,7 @@ use syncline::node::upkeep::{self, RepairedSpace};
 use super::access::alone;
 use super::arguments::{IndexArgument, OptionalSpace};
 use super::failure::Failure;
-use super::output::{Output, note, plain};
+use super::output::{Output, humane_bytes, note, plain};
 use super::progress::Bar;
 
 impl From<IndexArgument> for IndexKind {
@@ -69,6 +69,8 @@ struct Repair {
     operations: u64,
     /// Stretches of the log that cannot be read and are left out.
     quarantined: u64,
+    /// Bytes of them whose room was given back.
+    reclaimed_bytes: u64,
     /// Operations that are missing.
     missing_operations: u64,
     /// Where they are missing, the first ranges.
@@ -84,6 +86,7 @@ impl From<&RepairedSpace> for Repair {
             runs: report.runs,
             operations: report.operations,
             quarantined: report.quarantined,
+            reclaimed_bytes: report.reclaimed_bytes,
             missing_operations: report.missing_operations,
             missing: report.missing.iter().map(OperationRange::from).collect(),
         }
@@ -124,6 +127,9 @@ fn show_repair(report: &Repair, output: &mut Output) -> Result<(), Failure> {
             "  {} damaged {stretches} of the log cannot be read: in quarantine, left out from now on",
             report.quarantined
         ))?;
+    }
+    if report.reclaimed_bytes > 0 {
+        output.line(format_args!("  {} of it were given back to the disk", humane_bytes(report.reclaimed_bytes)))?;
     }
     for range in &report.missing {
         output.line(format_args!("  missing: {range}"))?;

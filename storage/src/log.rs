@@ -11,6 +11,7 @@
 mod indexing;
 mod passage;
 mod reader;
+mod reclaim;
 mod record;
 mod recovery;
 mod repair;
@@ -26,6 +27,7 @@ use syncline_model::SpaceId;
 
 pub use self::passage::{DamagedRun, ScrubStep};
 pub use self::reader::{ArrivalPage, AuthorRange, LogReader, LogStats, StoredRun};
+pub use self::reclaim::Reclaimed;
 use self::record::RecordCodec;
 pub use self::repair::RepairReport;
 pub(crate) use self::repair::{Held, held_ranges, keep_known, known_quarantine, missing_ranges};
@@ -149,6 +151,12 @@ impl LogParts {
             open.push((number, file));
         }
         Ok(open[open.len() - 1].1.clone())
+    }
+
+    /// Opens a segment anew at the next read: another file has its name.
+    fn forget_file(&self, number: u32) {
+        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        open.retain(|(other, _)| *other != number);
     }
 
     /// Takes note that the index failed, so that the next start makes a new one.

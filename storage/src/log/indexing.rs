@@ -162,6 +162,7 @@ impl Completion<'_> {
                     }
                     next
                 }
+                Found::Void { to, .. } => to,
                 Found::Damage { from, to } => {
                     self.damaged(Position::new(segment.number, from), to - from);
                     to

@@ -8,6 +8,10 @@
 //! was written. The header's checksum also covers the space, the segment's number and the record's offset, so that
 //! stale bytes of another place are never taken for a record. Because the header has a checksum of its own, a damaged
 //! body does not hide the records after it, and no length is believed, or allocated, that was not written here.
+//!
+//! A *void* is a header without a body in place of bytes that were reclaimed: the highest bit of `length` is set, the
+//! other bits say how many bytes after the header are to be passed over, and the body's checksum is zero. Those bytes
+//! are a hole in the file, so that everything behind them stays where it is.
 
 use std::io;
 
@@ -19,6 +23,8 @@ use crate::disk::DiskFile;
 
 /// Bytes before a record's body.
 pub(crate) const RECORD_HEADER_BYTES: u32 = 16;
+/// In the length of a record: it is a void.
+const VOID: u32 = 1 << 31;
 /// Bytes a walk reads at once.
 const WALK_BYTES: u32 = 1 << 20;
 /// False beginnings of a record that are tried in one damaged stretch before the rest of the segment is given up.
@@ -32,6 +38,8 @@ pub(crate) struct RecordHeader {
     /// Up to where the segment was durable when this was written.
     pub(crate) synced: u32,
     body_crc: u32,
+    /// Whether what follows was reclaimed.
+    pub(crate) is_void: bool,
 }
 
 /// Writes and checks the records of one space.
@@ -47,24 +55,36 @@ impl RecordCodec {
 
     /// Appends the record of `body` that will stand at `offset`. The body is no longer than a run can be.
     pub(crate) fn write(&self, out: &mut Vec<u8>, segment: u32, offset: u32, synced: u32, body: &[u8]) {
-        let length = body.len() as u32;
-        let fields = [length.to_le_bytes(), synced.to_le_bytes(), crc32c::crc32c(body).to_le_bytes()].concat();
-        let crc = self.header_crc(&fields, segment, offset);
-        out.extend_from_slice(&fields);
-        out.extend_from_slice(&crc.to_le_bytes());
+        let fields = [body.len() as u32, synced, crc32c::crc32c(body)];
+        out.extend_from_slice(&self.write_header(fields, segment, offset));
         out.extend_from_slice(body);
+    }
+
+    /// A void that stands at `offset` and takes `length` bytes, its header included.
+    pub(crate) fn void(&self, segment: u32, offset: u32, length: u32) -> [u8; RECORD_HEADER_BYTES as usize] {
+        self.write_header([length.saturating_sub(RECORD_HEADER_BYTES) | VOID, 0, 0], segment, offset)
+    }
+
+    fn write_header(&self, fields: [u32; 3], segment: u32, offset: u32) -> [u8; RECORD_HEADER_BYTES as usize] {
+        let mut header = [0; RECORD_HEADER_BYTES as usize];
+        for (place, field) in header.chunks_exact_mut(4).zip(fields) {
+            place.copy_from_slice(&field.to_le_bytes());
+        }
+        let crc = self.header_crc(&header[..12], segment, offset);
+        header[12..].copy_from_slice(&crc.to_le_bytes());
+        header
     }
 
     /// The header at the front of `bytes`, if there is one.
     pub(crate) fn header(&self, segment: u32, offset: u32, bytes: &[u8]) -> Option<RecordHeader> {
         let (header, _) = bytes.split_first_chunk::<{ RECORD_HEADER_BYTES as usize }>()?;
         let field = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let (length, synced) = (field(0), field(4));
+        let (length, synced, is_void) = (field(0) & !VOID, field(4), field(0) & VOID != 0);
         // No run is empty, and a quick no to zeros makes it cheap to walk over them.
-        let intact = (1..=RUN_ENCODED_BYTES_MAX).contains(&(length as usize))
+        let intact = (is_void || (1..=RUN_ENCODED_BYTES_MAX).contains(&(length as usize)))
             && synced <= offset
             && field(12) == self.header_crc(&header[..12], segment, offset);
-        intact.then(|| RecordHeader { length, synced, body_crc: field(8) })
+        intact.then(|| RecordHeader { length, synced, body_crc: field(8), is_void })
     }
 
     /// The body of the record that `bytes` are, if it is undamaged.
@@ -72,7 +92,7 @@ impl RecordCodec {
         let header = self.header(segment, offset, bytes)?;
         let body = &bytes[RECORD_HEADER_BYTES as usize..];
         let intact = crc32c::crc32c(body) == header.body_crc || planted(Bug::ChecksumIgnored);
-        (body.len() == header.length as usize && intact).then_some(body)
+        (body.len() == header.length as usize && intact && !header.is_void).then_some(body)
     }
 
     fn header_crc(&self, fields: &[u8], segment: u32, offset: u32) -> u32 {
@@ -95,6 +115,13 @@ pub(crate) enum Found<'a> {
         /// Whether the walk had to search for a record's beginning before this one. Payloads are chosen by others and
         /// may imitate a record, so such a one counts only with a good signature.
         searched: bool,
+    },
+    /// Bytes that were reclaimed.
+    Void {
+        /// Where they start.
+        from: u32,
+        /// Where they end.
+        to: u32,
     },
     /// Bytes that are no record.
     Damage {
@@ -134,13 +161,17 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         let from = self.offset;
-        let Some(header) = self.header_at(from)? else {
+        // A payload may imitate a void as well, and nothing but what stands before it vouches for one.
+        let Some(header) = self.header_at(from)?.filter(|header| !(header.is_void && self.searched)) else {
             let to = self.search(from)?;
             (self.offset, self.searched) = (to, true);
             return Ok(Some(Found::Damage { from, to }));
         };
-        let to = self.end.min(from + RECORD_HEADER_BYTES + header.length);
+        let to = self.end.min(from.saturating_add(RECORD_HEADER_BYTES + header.length));
         self.offset = to;
+        if header.is_void {
+            return Ok(Some(Found::Void { from, to }));
+        }
         let (codec, segment, searched) = (self.codec, self.segment, self.searched);
         let bytes = self.window(from, to - from)?;
         Ok(Some(match codec.body(segment, from, bytes) {
@@ -225,6 +256,7 @@ mod tests {
             found.push(match step {
                 Found::Record { body, .. } => Ok(body.to_vec()),
                 Found::Damage { from, to } => Err((from, to)),
+                Found::Void { .. } => continue,
             });
         }
         found

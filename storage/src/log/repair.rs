@@ -22,6 +22,8 @@ pub struct RepairReport {
     pub operations: u64,
     /// Stretches of the log that cannot be read and are left out.
     pub quarantined: u64,
+    /// Bytes of such stretches whose room was given back.
+    pub reclaimed_bytes: u64,
     /// Operations that were held before, or stand between others that are held, and cannot be read. The next contact
     /// with a peer that has them fetches them again.
     pub missing_operations: u64,

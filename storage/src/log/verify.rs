@@ -75,6 +75,8 @@ pub struct VerifyReport {
     pub misindexed: Findings,
     /// Entries of the index for which there is no run.
     pub index_surplus: u64,
+    /// Bytes of the segments that were reclaimed.
+    pub reclaimed_bytes: u64,
     /// Operations that stand between others that are held, or were held once, and are not there. The next contact
     /// with a peer that has them fetches them again.
     pub missing_operations: u64,
@@ -166,6 +168,7 @@ impl Check<'_> {
     fn found(&mut self, segment: u32, found: &Found<'_>) -> Result<(), IndexError> {
         match *found {
             Found::Damage { from, to } => self.damage(Position::new(segment, from), to - from),
+            Found::Void { from, to } => self.report.reclaimed_bytes += u64::from(to - from),
             Found::Record { offset, body, .. } => {
                 let position = Position::new(segment, offset);
                 match Run::decode(self.reader.parts.space, body) {

@@ -28,14 +28,14 @@ use crate::store::OpenSpace;
 /// that leaves in doubt what is durable, the log is poisoned: every later append and sync refuses.
 #[derive(Debug)]
 pub struct SpaceLog {
-    parts: Arc<LogParts>,
+    pub(super) parts: Arc<LogParts>,
     gathered: Option<Arc<GatheredIndex>>,
     /// Bytes that can be appended before the disk is asked for its free space again.
     known_room: u64,
     /// Bytes that can be appended before [`SpaceLog::has_room`] asks the disk again.
     known_intake: u64,
     limits: AppendLimits,
-    segment: CurrentSegment,
+    pub(super) segment: CurrentSegment,
     segments: u64,
     /// Bytes of the segments before the current one.
     earlier_bytes: u64,
@@ -58,8 +58,8 @@ impl Drop for Readers {
 }
 
 #[derive(Debug)]
-struct CurrentSegment {
-    number: u32,
+pub(super) struct CurrentSegment {
+    pub(super) number: u32,
     file: Arc<dyn DiskFile>,
     length: u32,
     synced: u32,

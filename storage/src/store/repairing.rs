@@ -25,9 +25,9 @@ struct Before {
 impl Store {
     /// Makes a space's index anew from its log, with damaged records left out, and says what is missing then.
     ///
-    /// The log must not be open. Every signature is checked. Nothing is removed from it: what can be read is kept, and
-    /// what cannot is fetched again at the next contact with a peer that has it. What others derived and kept in the
-    /// space's part of the index is gone, as whenever an index is made anew.
+    /// The log must not be open. Every signature is checked. What can be read stays where it is; what cannot gives its
+    /// room back, and is fetched again at the next contact with a peer that has it. What others derived and kept in
+    /// the space's part of the index is gone, as whenever an index is made anew.
     pub fn repair_space(
         &self,
         space: SpaceId,
@@ -40,7 +40,7 @@ impl Store {
             Err(error) => return Err(error),
         };
         let open = self.open.enter(space)?;
-        let log = self.open_log(open, IndexUse::Anew, progress)?;
+        let mut log = self.open_log(open, IndexUse::Anew, progress)?;
         let stats = log.stats()?;
         let mut report = RepairReport {
             runs: stats.runs,
@@ -50,6 +50,7 @@ impl Store {
         };
         let reader = log.reader();
         missing_ranges(&held, &held_ranges(&reader, false)?, &mut report);
+        report.reclaimed_bytes = log.reclaim()?.bytes;
         log.close()?;
         keep_known(&reader, &known)?;
         Ok(report)

@@ -1,7 +1,7 @@
 //! Bits that change on the disk.
 
 use syncline_storage::disk::Access;
-use syncline_storage::{Disk, Signatures, StorageError};
+use syncline_storage::{Disk, Position, Reclaimed, Signatures, StorageError};
 
 use super::workload::{Author, Machine, SPACE, segment, sequences, shown};
 
@@ -207,4 +207,74 @@ fn forged_header(segment: u32, offset: u32, body: &[u8]) -> [u8; 16] {
     let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(SPACE.as_bytes()), &place), &header[..12]);
     header[12..].copy_from_slice(&crc.to_le_bytes());
     header
+}
+
+/// Three segments; in the first two a long record that is damaged and was met.
+fn long_damage() -> (Machine, Author, Vec<Position>) {
+    let (machine, store, mut log) = Machine::with_log(20_000);
+    let mut author = Author::new(1);
+    let mut positions = Vec::new();
+    for size in [90, 9000, 90, 9000, 90, 9000, 90, 9000, 90, 9000] {
+        positions.extend(log.append(&[author.write(size)]).unwrap());
+        log.sync().unwrap();
+    }
+    assert!(positions[9].segment() >= 3, "{positions:?}");
+    for damaged in [1, 4, 5] {
+        let position = positions[damaged];
+        machine.flip(&segment(position.segment()), u64::from(position.offset()) + 50);
+    }
+    let step = log.reader().scrub(None, 1 << 20).unwrap();
+    assert_eq!(step.damaged.len(), 3);
+    log.close().unwrap();
+    drop(store);
+    (machine, author, positions)
+}
+
+#[test]
+fn the_room_of_what_is_in_quarantine_is_given_back_and_nothing_moves() {
+    let (machine, author, positions) = long_damage();
+    let (store, mut log) = machine.reopen(20_000);
+    let reader = log.reader();
+    let before = reader.read(&author.id(), 0, 10, 1 << 20).unwrap();
+    let reclaimed = log.reclaim().unwrap();
+    assert!(reclaimed.segments == 2 && reclaimed.bytes > 18_000, "{reclaimed:?}: the short one is not worth it");
+    assert_eq!(log.reclaim().unwrap(), Reclaimed::default(), "once is enough");
+    assert_eq!(reader.read(&author.id(), 0, 10, 1 << 20).unwrap(), before);
+    assert_eq!(before.iter().map(|run| run.first()).collect::<Vec<_>>(), [1, 3, 4, 7, 8, 9, 10]);
+    let report = reader.verify(&mut |_| {}).unwrap();
+    assert!(report.is_sound() && report.missing_operations == 3, "{report:?}");
+    assert!(report.reclaimed_bytes > 9_000, "{report:?}");
+    drop((log, reader, store));
+    machine.index.erase();
+    let (_store, log) = machine.reopen(20_000);
+    assert_eq!(log.reader().read(&author.id(), 0, 10, 1 << 20).unwrap(), before, "a new index finds the same");
+    assert_eq!(positions.len(), 10);
+}
+
+#[test]
+fn a_power_loss_or_failure_at_any_call_of_giving_back_leaves_all_that_was_readable() {
+    let mut calls = 0;
+    for at in 0.. {
+        let (machine, author, _) = long_damage();
+        let (store, mut log) = machine.reopen(20_000);
+        let before = log.reader().read(&author.id(), 0, 10, 1 << 20).unwrap();
+        machine.disk.kill_after(at);
+        let outcome = log.reclaim();
+        drop((log, store));
+        let mut choice = at;
+        machine.disk.lose_power(&mut |bound| {
+            choice = choice.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (choice >> 33) % bound
+        });
+        if at % 2 == 0 {
+            machine.index.erase();
+        }
+        let (_store, log) = machine.reopen(20_000);
+        assert_eq!(log.reader().read(&author.id(), 0, 10, 1 << 20).unwrap(), before, "call {at}");
+        calls = at;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    assert!(calls > 10, "{calls}");
 }
