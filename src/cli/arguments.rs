@@ -164,9 +164,9 @@ pub(crate) enum Command {
     Convert(Convert),
     /// Put aside what is damaged, and say what is missing; for a directory that no node uses
     ///
-    /// Makes the index anew from the log. All that can be read stays; stretches that cannot are put in quarantine, which
-    /// means that they are left out from then on, and long ones give their room back to the disk. The operations in
-    /// them are fetched again at the next contact with a peer that holds them.
+    /// Makes the index anew from the log. All that can be read stays; stretches that cannot are put in quarantine,
+    /// which means that they are left out from then on, and long ones give their room back to the disk. The operations
+    /// in them are fetched again at the next contact with a peer that holds them.
     Repair(OptionalSpace),
     /// Write all spaces to one file, also while a node runs
     ///

@@ -33,8 +33,8 @@ pub fn convert_index(directory: &Path, to: IndexKind, progress: &mut dyn FnMut(P
 
 /// Makes the index of one space, by name or id, or of all spaces anew from their logs, leaving out what is damaged.
 ///
-/// Damaged stretches of the logs give their room back. The documents are made anew at the next start, and what is missing is fetched at
-/// the next contact with a peer that holds it.
+/// Damaged stretches of the logs give their room back. The documents are made anew at the next start, and what is
+/// missing is fetched at the next contact with a peer that holds it.
 ///
 /// # Errors
 /// When a process uses the directory, there is none, the space is not in it, or the disk fails.
