@@ -119,6 +119,7 @@ happenings! {
     BitFlipped "bit of a stored operation flips" required fault;
     DamageMet "damaged operation met while running" required;
     DamageHealed "device holds again what damage took" required;
+    BegunAnew "starts again because keys came late" counted;
     Recovered "starts again with operations in its log" required;
     Paused "device pauses" required fault;
     ClockJumped "wall clock jumps" required fault;

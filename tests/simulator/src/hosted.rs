@@ -128,6 +128,10 @@ impl Hosted {
             self.carry_out(surroundings, store, output, wishes)?;
         }
         self.replica.tidy()?;
+        if self.replica.documents_outdated() {
+            self.replica.forget_documents(clock, random)?;
+            wishes.push(Wish::BeginAnew);
+        }
         let is_new = !self.has_secret && self.secret().is_some();
         self.has_secret |= is_new;
         Ok(is_new)

@@ -138,6 +138,8 @@ pub(crate) enum Wish {
         peer: usize,
         why: Blame,
     },
+    /// Documents lack operations that can be read by now: a node opens the space again.
+    BeginAnew,
     Note(Happening, [u64; 2]),
     /// Something happened that must not happen.
     Violation(String),

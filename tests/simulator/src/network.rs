@@ -10,11 +10,11 @@ use crate::plan::{MILLISECOND_US, SECOND_US};
 use crate::random::Choices;
 use crate::world::{Event, World};
 
-/// How long the network waits for an answer.
-const ANSWER_US_MAX: u64 = 20 * SECOND_US;
 /// Most requests of one device to another that may be under way at once: engines give up sooner than the network does.
 pub(crate) const EXCHANGES_PER_PAIR_MAX: usize = 48;
 
+/// How long the network waits for an answer.
+const ANSWER_US_MAX: u64 = 20 * SECOND_US;
 /// Only pages of more bytes can have been cut short by their size.
 const GREAT_PAGE_BYTES: usize = syncline_sync::limits::PAGE_BYTES_MIN / 2;
 
@@ -187,9 +187,13 @@ impl World {
         }
         *under_way += 1;
         let exchange = self.number();
+        let is_engine = matches!(purpose, Purpose::Engine { .. });
         self.note(from, Happening::RequestSent, [to as u64, exchange], || format!("to #{to}: {exchange} {purpose:?}"));
         self.exchanges.insert(exchange, Exchange { from, to, edge, purpose });
-        self.later(ANSWER_US_MAX, Event::Timeout { exchange });
+        // What the engine gives up the transport has given up before.
+        let engine_us = self.plan().engine.request_timeout_ms * MILLISECOND_US;
+        let patience_us = if is_engine { engine_us.min(ANSWER_US_MAX) } else { ANSWER_US_MAX };
+        self.later(patience_us, Event::Timeout { exchange });
         let generation = self.connections[edge].generation;
         let length = bytes.len();
         let message = Message::Request { peer: from, protocol, bytes, exchange };

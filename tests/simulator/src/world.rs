@@ -182,9 +182,8 @@ impl World {
     fn agree_and_look(&mut self) -> Result<(), Violation> {
         for _ in 0..LOOKS_MAX {
             self.run_until_agreed()?;
-            let starts = |world: &Self| world.devices.iter().map(|device| device.boots).sum::<u64>();
-            let (before, looked) = (starts(self), self.look_at_documents());
-            let is_undisturbed = starts(self) == before && self.devices.iter().all(|device| device.is_settled());
+            let (before, looked) = (self.starts(), self.look_at_documents());
+            let is_undisturbed = self.starts() == before && self.devices.iter().all(|device| device.is_settled());
             if is_undisturbed {
                 return looked;
             }
@@ -199,6 +198,11 @@ impl World {
             self.ledgers[space].durable.get(&steward).map_or(0, |vector| vector.operations())
         };
         (0..self.ledgers.len()).map(held).sum()
+    }
+
+    /// How often devices started, and whether each that has to run does.
+    fn starts(&self) -> u64 {
+        self.devices.iter().map(|device| device.boots + u64::from(!device.is_settled())).sum()
     }
 
     /// Operations that all devices hold together.
@@ -262,11 +266,12 @@ impl World {
         loop {
             self.run_until_first_agreed(healed_us)?;
             // What is still under way must not change anything any more, but that a liar may join late.
-            let operations = self.held();
+            let (operations, starts) = (self.held(), self.starts());
             self.run_until(self.now_us + 2 * SECOND_US)?;
             match self.disagreement() {
                 None => return Ok(()),
-                Some(_) if self.held() > operations => {}
+                // One may have met damage that nobody had met before.
+                Some(_) if self.held() > operations || self.starts() > starts => {}
                 Some(difference) => return Err(Violation(format!("agreement was lost again: {difference}"))),
             }
         }
@@ -509,6 +514,11 @@ impl World {
             Wish::Unwatched { space, token, reason } => self.unwatched(number, space, token, &reason),
             Wish::Invited { space, token, outcome } => self.invited(space, token, outcome),
             Wish::Blamed { peer, why } => self.blamed(number, peer, &why),
+            Wish::BeginAnew => {
+                self.note(number, Happening::BegunAnew, [0, 0], String::new);
+                let mut choices = Choices::new(self.surroundings.plan.seed, "begun anew", self.now_us);
+                self.stop(number, crate::faults::Down::Process, &mut choices);
+            }
             Wish::Note(happening, numbers) => self.note(number, happening, numbers, || format!("{numbers:?}")),
             Wish::Violation(text) => self.violate(format!("at #{number}: {text}")),
         }
