@@ -19,6 +19,7 @@ mod segment;
 mod verify;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -39,7 +40,8 @@ pub use self::writer::SpaceLog;
 use crate::disk::{Disk, DiskFile};
 use crate::error::StorageError;
 use crate::index::{IndexError, SpaceIndex};
-use crate::layout::Area;
+use crate::layout::{Area, decode_position};
+use crate::position::Position;
 use crate::store::condemn_index;
 
 /// A new segment begins once one has grown to this size.
@@ -134,6 +136,23 @@ impl LogParts {
             ControlFlow::Break(())
         };
         self.index.scan(Area::QUARANTINE, &[], None, &mut visit).map_err(|error| self.index_failed(error))
+    }
+
+    /// Where stretches in quarantine begin.
+    fn quarantine(&self) -> Result<BTreeSet<Position>, StorageError> {
+        let (mut positions, mut damage) = (BTreeSet::new(), None);
+        let scanned = self.index.scan(Area::QUARANTINE, &[], None, &mut |suffix, _| match decode_position(suffix) {
+            Ok(position) => {
+                positions.insert(position);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                damage = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        scanned.and(damage.map_or(Ok(()), Err)).map_err(|error| self.index_failed(error))?;
+        Ok(positions)
     }
 
     /// The file of a segment, kept open for the next read.

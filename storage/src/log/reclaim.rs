@@ -5,7 +5,6 @@
 //! name. Positions stay what they are, so neither the index nor anybody who reads has to know.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 use super::SpaceLog;
 use super::record::{Found, RECORD_HEADER_BYTES, Walk};
@@ -13,8 +12,7 @@ use super::recovery::survey;
 use super::segment::{SEGMENT_HEADER_BYTES, TEMPORARY_SUFFIX, segment_path};
 use crate::disk::{Access, DiskFile};
 use crate::error::StorageError;
-use crate::index::IndexError;
-use crate::layout::{Area, decode_position};
+use crate::position::Position;
 
 /// Shortest damaged stretch that is worth a void: less may free no block of the disk.
 const STRETCH_BYTES_MIN: u32 = 4096;
@@ -56,23 +54,11 @@ impl SpaceLog {
 
     /// The offsets at which quarantine begins, by segment.
     fn quarantined_in_ended_segments(&self) -> Result<BTreeMap<u32, Vec<u32>>, StorageError> {
-        let parts = &self.parts;
-        let (mut known, mut damage) = (BTreeMap::<u32, Vec<u32>>::new(), None);
-        let mut visit = |suffix: &[u8], _: &[u8]| match decode_position(suffix) {
-            Ok(position) => {
-                if position.segment() < self.segment.number {
-                    known.entry(position.segment()).or_default().push(position.offset());
-                }
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                damage = Some(error);
-                ControlFlow::Break(())
-            }
-        };
-        let scanned = parts.index.scan(Area::QUARANTINE, &[], None, &mut visit);
-        let outcome: Result<(), IndexError> = scanned.and(damage.map_or(Ok(()), Err));
-        outcome.map_err(|error| parts.index_failed(error)).map(|()| known)
+        let mut known = BTreeMap::<u32, Vec<u32>>::new();
+        for position in self.parts.quarantine()?.range(..Position::new(self.segment.number, 0)) {
+            known.entry(position.segment()).or_default().push(position.offset());
+        }
+        Ok(known)
     }
 
     /// The stretches of a segment that cannot be read, and are in quarantine.

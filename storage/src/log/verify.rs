@@ -12,9 +12,7 @@ use super::repair::{RepairReport, held_ranges, missing_ranges};
 use super::segment::SEGMENT_HEADER_BYTES;
 use crate::error::StorageError;
 use crate::index::IndexError;
-use crate::layout::{
-    Area, Watermark, author_suffix, decode_position, encode_arrival, encode_author_value, position_suffix,
-};
+use crate::layout::{Area, Watermark, author_suffix, encode_arrival, encode_author_value, position_suffix};
 use crate::position::Position;
 use crate::progress::{Activity, Progress};
 
@@ -115,7 +113,7 @@ impl LogReader {
             segment.end = end.offset();
         }
         let total = segments.iter().map(|segment| u64::from(segment.end)).sum();
-        let quarantine = quarantine(self)?;
+        let quarantine = parts.quarantine()?;
         let (report, heads) = Default::default();
         let (mut check, mut done) = (Check { reader: self, signatures, quarantine, report, heads, indexed: 0 }, 0);
         for segment in &segments {
@@ -135,23 +133,6 @@ impl LogReader {
         check.count_missing()?;
         Ok(check.report)
     }
-}
-
-/// Where stretches in quarantine begin.
-fn quarantine(reader: &LogReader) -> Result<BTreeSet<Position>, StorageError> {
-    let (index, mut positions, mut damage) = (&reader.parts.index, BTreeSet::new(), None);
-    let scanned = index.scan(Area::QUARANTINE, &[], None, &mut |suffix, _| match decode_position(suffix) {
-        Ok(position) => {
-            positions.insert(position);
-            ControlFlow::Continue(())
-        }
-        Err(error) => {
-            damage = Some(error);
-            ControlFlow::Break(())
-        }
-    });
-    scanned.and(damage.map_or(Ok(()), Err)).map_err(|error| reader.parts.index_failed(error))?;
-    Ok(positions)
 }
 
 struct Check<'a> {
