@@ -245,7 +245,7 @@ fn document_kind(error: &DocumentError) -> ErrorKind {
             ErrorKind::Invalid
         }
         DocumentError::TooLarge { .. } => ErrorKind::TooLarge,
-        DocumentError::NotWritable { .. } => ErrorKind::Forbidden,
+        DocumentError::NotWritable { .. } | DocumentError::LostRight { .. } => ErrorKind::Forbidden,
         DocumentError::Undone { .. } => ErrorKind::Conflict,
         DocumentError::Overloaded { .. }
         | DocumentError::NoRoom

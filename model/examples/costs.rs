@@ -8,7 +8,7 @@ use std::time::Instant;
 use rand_core::{TryCryptoRng, TryRng};
 use syncline_model::keys::{SEAL_OVERHEAD_BYTES, open, seal};
 use syncline_model::limits::RUN_OPERATIONS_MAX;
-use syncline_model::membership::{Genesis, Statement};
+use syncline_model::membership::{Facts, Genesis, Place, Statement};
 use syncline_model::payload::{Action, Entry, Lineage, Transaction};
 use syncline_model::run::RunBuilder;
 use syncline_model::{
@@ -82,7 +82,7 @@ impl Log {
             author: self.key.id(),
             sequence,
             previous,
-            membership: if kind == Kind::DATA { 2 } else { 0 },
+            membership: if kind == Kind::DATA { 2 } else { sequence - 1 },
             epoch: u32::from(kind == Kind::DATA),
             dependencies: Vec::new(),
             payload_length: length as u32,
@@ -101,9 +101,11 @@ impl Log {
                 previous_key: None,
             },
         ] {
-            let record = membership.next_record(statement).encode();
-            membership.apply_record(&self.key.id(), &record).unwrap();
+            let record = membership.next_record(statement, 0).encode();
             let (sequence, previous) = builder.head();
+            let id = self.key.id();
+            let place = Place { author: id, log: id, sequence: sequence + 1, known: sequence };
+            membership.apply_record(place, &record).unwrap();
             builder.push(&self.header(Kind::MEMBERSHIP, sequence + 1, previous, record.len()), |_| record).unwrap();
         }
         builder.finish(&self.key).unwrap()
@@ -165,7 +167,7 @@ fn operations(log: &Log, founding: &VerifiedRun) {
     let (first, summary) = (RunSummary::of(founding), RunSummary::of(&run));
     measure("RunSummary::encode and decode, per operation", COUNT, || RunSummary::decode(&summary.encode()).unwrap());
     measure("Admission::hold, per operation", COUNT, || {
-        let mut admission = Admission::new(Membership::new(log.space));
+        let mut admission = Admission::new(log.space, &Facts::default());
         let mut admitted = Vec::with_capacity(COUNT + 2);
         assert!(admission.hold(&first, &mut admitted) && admission.hold(&summary, &mut admitted));
         assert_eq!(admitted.iter().filter(|operation| operation.fault.is_none()).count(), COUNT + 2);
@@ -185,6 +187,7 @@ fn payloads() {
 
 /// Authors who all build on one another's heads in turn, the densest history there is.
 fn causality() {
+    let any = |_: &DeviceId, _: u64| true;
     for authors in [4u64, 32, 128] {
         let device = |n: u64| {
             let mut id = [0; 32];
@@ -194,13 +197,13 @@ fn causality() {
         let (mut causality, mut admitted) = (Causality::default(), VersionVector::default());
         for sequence in 1..=100 {
             for author in 0..authors {
-                let (dependencies, _) = if sequence % 10 == 0 {
-                    causality.dependencies(device(author), sequence - 1, &admitted)
+                let dependencies = if sequence % 10 == 0 {
+                    causality.heads(device(author), sequence - 1, &admitted, &any)
                 } else {
                     let before = device((author + authors - 1) % authors);
                     let id = admitted.head(&before);
                     let dependency = Dependency { author: before, sequence: admitted.sequence(&before), id };
-                    (if dependency.sequence == 0 { vec![] } else { vec![dependency] }, false)
+                    if dependency.sequence == 0 { vec![] } else { vec![dependency] }
                 };
                 causality.record(device(author), sequence, &dependencies);
                 admitted.advance(device(author), sequence, OperationId([1; 32]));
@@ -209,9 +212,7 @@ fn causality() {
         // Everybody writes once more without hearing of the others.
         (0..authors).for_each(|author| admitted.advance(device(author), 101, OperationId([1; 32])));
         println!("{authors} authors of 100 operations each");
-        measure("Causality::dependencies, all others' heads new", 1, || {
-            causality.dependencies(device(0), 101, &admitted)
-        });
+        measure("Causality::heads, all others' heads new", 1, || causality.heads(device(0), 101, &admitted, &any));
         measure("Causality::past", 1, || causality.past(device(0), 100));
     }
 }

@@ -1,16 +1,29 @@
 //! Admission: which held operations count, as a pure function of the operations themselves.
 //!
-//! An operation is *held* once its run is verified and stored. It is *admitted* when all it builds on is: its
-//! predecessor, its dependencies, the membership records that its author knew. Held operations wait in their author's
-//! order. The outcome depends on causal pasts alone, never on arrival: two replicas that hold the same operations
-//! admit the same.
+//! An operation is *held* once its run is verified and stored. Three strata follow from what is held, each from the
+//! ones before it alone:
+//!
+//! 1. It is *sound* when all it builds on is: its predecessor, its dependencies, the membership records that its
+//!    author knew, and at the beginning of a log its author's admission. Held operations wait in their author's order.
+//! 2. It counts *by itself* when its author is a member (see [`Membership`]) and it lies within the author's limit: not
+//!    behind a cut, nor at or behind a fork.
+//! 3. It is *admitted* when it is sound, and counts by itself or lies in the causal past of a sound operation that
+//!    does, or of one that a steward's record resolves. So honest work that was built on what was later cut stays
+//!    readable, and all of one author's log that is admitted is a prefix of it, or of a branch.
+//!
+//! The outcome depends on causal pasts alone, never on arrival: two replicas that hold the same operations admit the
+//! same. Soundness, and the limits that operations known so far give, only grow and only fall; when a limit falls below
+//! what was admitted already, the fold [is outdated](Admission::is_outdated) and begins again with what is known by
+//! then.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::causality::Causality;
-use crate::ids::{DeviceId, IdPrefix, OperationId};
-use crate::limits::DEPENDENCIES_MAX;
-use crate::membership::{Membership, MembershipError};
+use crate::causality::{Causality, Past};
+use crate::equivocation::{ForkProof, branch_log};
+use crate::ids::{DeviceId, IdPrefix, OperationId, SpaceId};
+use crate::limits::{BRANCHES_PER_AUTHOR_MAX, DEPENDENCIES_MAX};
+use crate::membership::{Facts, Membership, MembershipError, Place};
 use crate::operation::{Dependency, Kind};
 use crate::planted::{Bug, planted};
 use crate::summary::{OperationSummary, RunSummary};
@@ -21,6 +34,8 @@ use crate::vector::VersionVector;
 pub struct Admitted {
     /// Whose.
     pub author: DeviceId,
+    /// The log that it is in: the author's own, or a branch of it (see [`branch_log`]).
+    pub log: DeviceId,
     /// Where in its author's log.
     pub sequence: u64,
     /// Its id.
@@ -35,19 +50,50 @@ pub struct Admitted {
     pub fault: Option<MembershipError>,
 }
 
-/// Why an author's log does not count from some operation on.
+/// Why an author's log does not count from some operation on, whatever else arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// The first operation must build on the author's admission as a writer.
     #[error("its first operation does not build on its admission as a writer")]
     NotAdmitted,
-    /// A dependency names an operation that is not the one held at its place.
-    #[error("it depends on another branch of a forked log")]
-    OtherBranch,
     /// Records stand in the steward's own log, so the steward knows those before its operation and no others.
     #[error("it claims membership records that its author cannot know")]
     UnknownRecords,
+    /// Nobody forgets records.
+    #[error("it claims to know fewer membership records than the operation before it")]
+    ForgottenRecords,
+}
+
+/// A log that is held: an author's own, or a branch of a forked one.
+#[derive(Debug, Clone)]
+struct Log {
+    author: DeviceId,
+    /// The position before its first operation; not 0 for branches.
+    base: u64,
+    /// What a branch continues after its base.
+    parent: Option<DeviceId>,
+    /// The ids of its operations, halved.
+    prefixes: Vec<IdPrefix>,
+    /// What is sound so far of it, and what its author knew of records there.
+    sound: u64,
+    known: u64,
+    waiting: VecDeque<OperationSummary>,
+    /// Sound operations that do not count yet.
+    shadow: VecDeque<Shadow>,
+}
+
+/// A sound operation with the positions in held logs that it builds on.
+#[derive(Debug, Clone)]
+struct Shadow {
+    operation: Admitted,
+    builds_on: Vec<Dependency>,
+}
+
+impl Log {
+    fn held(&self) -> u64 {
+        self.base + self.prefixes.len() as u64
+    }
 }
 
 /// The incremental fold from held operations to admitted ones.
@@ -56,34 +102,42 @@ pub struct Admission {
     membership: Membership,
     causality: Causality,
     admitted: VersionVector,
-    /// The ids of all held operations, halved.
-    prefixes: BTreeMap<DeviceId, Vec<IdPrefix>>,
-    waiting: BTreeMap<DeviceId, VecDeque<OperationSummary>>,
+    logs: BTreeMap<DeviceId, Log>,
+    /// Author → the branches of its log.
+    branches: BTreeMap<DeviceId, Vec<DeviceId>>,
     waiting_operations: usize,
-    /// What the first waiting operation of an author lacks.
+    /// Logs with sound operations that do not count.
+    shadowed: BTreeSet<DeviceId>,
+    /// What the first waiting operation of a log lacks.
     lacks: BTreeMap<DeviceId, Lack>,
     /// The same the other way around, to find who waited for what without asking everybody.
     waiters: BTreeSet<(Lack, DeviceId)>,
     refused: BTreeMap<DeviceId, (u64, Refusal)>,
+    /// How many of the resolved heads have been let in, by their place in the membership's list.
+    resolved: BTreeSet<usize>,
+    outdated: bool,
 }
 
 impl Admission {
-    /// Nothing held yet.
-    pub fn new(membership: Membership) -> Self {
+    /// Nothing held yet, and these things known beforehand: what an earlier fold [found](Admission::facts), or nothing.
+    pub fn new(space: SpaceId, facts: &Facts) -> Self {
         Self {
-            membership,
+            membership: Membership::with_facts(space, facts),
             causality: Causality::default(),
             admitted: VersionVector::default(),
-            prefixes: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            branches: BTreeMap::new(),
             waiting_operations: 0,
+            shadowed: BTreeSet::new(),
             lacks: BTreeMap::new(),
             waiters: BTreeSet::new(),
             refused: BTreeMap::new(),
+            resolved: BTreeSet::new(),
+            outdated: false,
         }
     }
 
-    /// The membership that the admitted operations add up to.
+    /// The membership that the sound operations add up to.
     pub fn membership(&self) -> &Membership {
         &self.membership
     }
@@ -93,25 +147,65 @@ impl Admission {
         &self.causality
     }
 
-    /// How far each author's log is admitted.
+    /// How far each log is admitted.
     pub fn admitted(&self) -> &VersionVector {
         &self.admitted
     }
 
-    /// Authors whose logs stopped to count, with the first operation that does not and the reason.
+    /// Whether something became known that takes back what was admitted: fold again, with [`Admission::facts`].
+    pub fn is_outdated(&self) -> bool {
+        self.outdated
+    }
+
+    /// What is known that decides what counts.
+    pub fn facts(&self) -> Facts {
+        self.membership.facts()
+    }
+
+    /// Logs that stopped to count, with the first operation that does not and the reason.
     pub fn refused(&self) -> &BTreeMap<DeviceId, (u64, Refusal)> {
         &self.refused
     }
 
-    /// The highest sequence held of `author`, 0 when none is.
-    pub fn held(&self, author: &DeviceId) -> u64 {
-        self.prefixes.get(author).map_or(0, |prefixes| prefixes.len() as u64)
+    /// The highest sequence held of a log, 0 when none is.
+    pub fn held(&self, log: &DeviceId) -> u64 {
+        self.logs.get(log).map_or(0, Log::held)
     }
 
-    /// The first half of the id of a held operation.
-    pub fn prefix_at(&self, author: &DeviceId, sequence: u64) -> Option<IdPrefix> {
-        let index = usize::try_from(sequence.checked_sub(1)?).ok()?;
-        self.prefixes.get(author)?.get(index).copied()
+    /// Up to where a log is sound, 0 when nothing is.
+    pub fn sound(&self, log: &DeviceId) -> u64 {
+        self.logs.get(log).map_or(0, |log| log.sound)
+    }
+
+    /// The first half of the id of a held operation of a log.
+    pub fn prefix_at(&self, log: &DeviceId, sequence: u64) -> Option<IdPrefix> {
+        let mut held = self.logs.get(log)?;
+        while sequence <= held.base {
+            held = self.logs.get(&held.parent?)?;
+        }
+        let index = usize::try_from(sequence.checked_sub(held.base + 1)?).ok()?;
+        held.prefixes.get(index).copied()
+    }
+
+    /// The held log that has this operation of an author, if one does.
+    pub fn log_of(&self, author: &DeviceId, sequence: u64, id: &OperationId) -> Option<DeviceId> {
+        let branches = self.branches.get(author).into_iter().flatten();
+        let has = |log: &&DeviceId| {
+            let within = self.logs.get(*log).is_some_and(|held| held.base < sequence);
+            within && self.prefix_at(log, sequence) == Some(id.prefix())
+        };
+        std::iter::once(author).chain(branches).find(has).copied()
+    }
+
+    /// The branches that are held of an author's log.
+    pub fn branches(&self, author: &DeviceId) -> &[DeviceId] {
+        self.branches.get(author).map_or(&[], Vec::as_slice)
+    }
+
+    /// The log that a branch leaves, and the position after which it does.
+    pub fn branching(&self, log: &DeviceId) -> Option<(DeviceId, u64)> {
+        let held = self.logs.get(log)?;
+        held.parent.map(|parent| (parent, held.base)).or((*log != held.author).then_some((held.author, 0)))
     }
 
     /// How many held operations wait for others.
@@ -119,28 +213,78 @@ impl Admission {
         self.waiting_operations
     }
 
+    /// How many operations are sound and do not count: those behind cuts and forks on which nothing was built.
+    pub fn uncounted_operations(&self) -> u64 {
+        self.shadowed.iter().filter_map(|log| self.logs.get(log)).map(|log| log.shadow.len() as u64).sum()
+    }
+
+    /// The operations of a log that are sound and do not count: first and last.
+    pub fn uncounted(&self, log: &DeviceId) -> Option<(u64, u64)> {
+        let held = self.logs.get(log).filter(|held| !held.shadow.is_empty())?;
+        Some((held.sound + 1 - held.shadow.len() as u64, held.sound))
+    }
+
     /// An operation that waiting ones lack and that is not held: what to pull first.
     pub fn wanted(&self) -> Option<(DeviceId, u64)> {
         let operation = |lack: &Lack| match *lack {
             Lack::Operation(author, sequence) => Some((author, sequence)),
+            Lack::Branch(..) => None,
             Lack::Records(count) => {
                 // One record per operation at most, so this many more of the steward's operations are needed at least.
-                let steward = self.membership.genesis()?.steward;
-                let missing = count.saturating_sub(self.membership.records());
+                let steward = self.membership.steward()?;
+                let missing = count.saturating_sub(self.membership.seen_records());
                 Some((steward, self.admitted.sequence(&steward).saturating_add(missing)))
             }
         };
-        self.lacks.values().filter_map(operation).find(|(author, sequence)| self.held(author) < *sequence)
+        let resolved = self.membership.resolved().iter().map(|head| (head.author, head.sequence));
+        let lacked = self.lacks.values().filter_map(operation);
+        lacked.chain(resolved).find(|(author, sequence)| self.held(author) < *sequence)
+    }
+
+    /// An operation of a branch that waiting ones or records name and that is not held, while the log that is held has
+    /// another in its place.
+    pub fn wanted_branch(&self) -> Option<(DeviceId, u64, OperationId)> {
+        let lacked = self.lacks.values().filter_map(|lack| match *lack {
+            Lack::Branch(author, sequence, id) => Some((author, sequence, id)),
+            _ => None,
+        });
+        let named = self.membership.cuts().values().chain(self.membership.resolved());
+        let named = named.filter(|cut| cut.sequence > 0).map(|cut| (cut.author, cut.sequence, cut.id));
+        let missing = |(author, sequence, id): &(DeviceId, u64, OperationId)| {
+            self.held(author) >= *sequence && self.log_of(author, *sequence, id).is_none()
+        };
+        lacked.chain(named).find(missing)
+    }
+
+    /// Up to where a log is worth holding: without end for members and strangers, up to its limit, or what others built
+    /// on or lack, for those whose log was cut.
+    pub fn worth(&self, author: &DeviceId) -> u64 {
+        if !self.membership.knows(author) {
+            return u64::MAX;
+        }
+        let limit = self.membership.limit(author);
+        if limit == u64::MAX {
+            return limit;
+        }
+        let lacked = self.lacks.values().filter_map(|lack| match lack {
+            Lack::Operation(of, sequence) if of == author => Some(*sequence),
+            _ => None,
+        });
+        let resolved = self.membership.resolved().iter().filter(|head| head.author == *author);
+        let named = lacked.chain(resolved.map(|head| head.sequence)).max().unwrap_or(0);
+        limit.max(self.admitted.sequence(author)).max(named)
     }
 
     /// The dependencies of `author`'s next operation, and whether some were left out: see
     /// [`Causality::dependencies`]. Those of a first operation include one that builds on its author's admission.
     pub fn dependencies(&self, author: DeviceId) -> (Vec<Dependency>, bool) {
         let written = self.admitted.sequence(&author);
-        let mut heads = self.causality.heads(author, written, &self.admitted);
+        // What is admitted beyond a limit, and of branches, is so because others built on it: they cover it.
+        let by_itself = |log: &DeviceId, sequence: u64| sequence <= self.membership.limit(log);
+        let mut heads = self.causality.heads(author, written, &self.admitted, &by_itself);
         let overflow = heads.len() > DEPENDENCIES_MAX;
         if overflow && written == 0 {
-            let admits = |head: &Dependency| self.builds_on_admission(&author, std::slice::from_ref(head));
+            let admits = |head: &Dependency| self.builds_on_admission(&author, 0, std::slice::from_ref(head));
             if let Some(at) = heads.iter().position(admits) {
                 heads.swap(0, at);
             }
@@ -150,48 +294,130 @@ impl Admission {
         (heads, overflow)
     }
 
+    /// How many records `author`'s next operation says that it knows.
+    pub fn known_records(&self, author: &DeviceId) -> u64 {
+        self.membership.records().max(self.logs.get(author).map_or(0, |log| log.known))
+    }
+
     /// Holds the part of a stored run that follows what is held of its author, and appends what is admitted by it.
     ///
     /// Runs of one author come in order; one that would leave a gap, or that continues another branch than the one
     /// held, is not taken and false is returned.
     pub fn hold(&mut self, summary: &RunSummary, admitted: &mut Vec<Admitted>) -> bool {
-        if !self.follows(summary) {
+        self.hold_in(summary.author, summary, admitted)
+    }
+
+    /// The same for a run that is stored as a part of `log`: its author's own, or a branch.
+    pub fn hold_in(&mut self, log: DeviceId, summary: &RunSummary, admitted: &mut Vec<Admitted>) -> bool {
+        if log != summary.author && !self.logs.contains_key(&log) && !self.begin_branch(log, summary) {
             return false;
         }
-        let prefixes = self.prefixes.entry(summary.author).or_default();
-        let known = (prefixes.len() as u64 + 1 - summary.first) as usize;
+        if !self.follows(&log, summary) {
+            return false;
+        }
+        let held = self.logs.entry(log).or_insert_with(|| Log::new(summary.author));
+        let known = (held.held() + 1 - summary.first) as usize;
         let fresh = summary.operations.get(known..).unwrap_or_default();
-        prefixes.extend(fresh.iter().map(|operation| operation.id.prefix()));
+        held.prefixes.extend(fresh.iter().map(|operation| operation.id.prefix()));
         // What follows a refused operation never counts: nothing to wait for.
-        if !fresh.is_empty() && !self.refused.contains_key(&summary.author) {
-            self.waiting.entry(summary.author).or_default().extend(fresh.iter().cloned());
+        if !fresh.is_empty() && !self.refused.contains_key(&log) {
+            held.waiting.extend(fresh.iter().cloned());
             self.waiting_operations += fresh.len();
-            self.advance(summary.author, admitted);
+            self.advance(log, admitted);
         }
         true
     }
 
-    /// Whether a run begins where the held log of its author ends, or inside it on the same branch.
-    fn follows(&self, summary: &RunSummary) -> bool {
-        let held = self.held(&summary.author);
-        let Some(before) = summary.first.checked_sub(1).filter(|before| *before <= held) else { return false };
+    /// The log that a run belongs to which does not follow its author's held one: a branch that it continues or begins,
+    /// with the position of the first operation of the run that is new. None when something before it is missing, when
+    /// nothing of it is new, or when there are too many branches.
+    pub fn branch_for(&self, summary: &RunSummary) -> Option<(DeviceId, u64)> {
+        let author = summary.author;
+        let begins = summary.previous;
+        let branches = self.branches(&author);
+        let mut log = match summary.first {
+            1 => author,
+            first => self.log_of(&author, first - 1, &begins)?,
+        };
+        // Along what is held, from log to branch, as far as the run goes the same way.
+        for (operation, sequence) in summary.operations.iter().zip(summary.first..) {
+            if self.prefix_at(&log, sequence) == Some(operation.id.prefix()) {
+                continue;
+            }
+            if let Some(other) = self.log_of(&author, sequence, &operation.id) {
+                log = other;
+                continue;
+            }
+            let continues = self.held(&log) + 1 == sequence;
+            if continues {
+                return Some((log, sequence));
+            }
+            let room = branches.len() < BRANCHES_PER_AUTHOR_MAX;
+            return room.then(|| (branch_log(&author, &operation.id), sequence));
+        }
+        None
+    }
+
+    /// Takes note of a branch whose first run is this; false when what it leaves is not held.
+    fn begin_branch(&mut self, log: DeviceId, summary: &RunSummary) -> bool {
+        let author = summary.author;
+        if branch_log(&author, &summary.operations[0].id) != log {
+            return false;
+        }
+        let base = summary.first - 1;
+        let parent = match base {
+            0 => None,
+            base => match self.log_of(&author, base, &summary.previous) {
+                Some(parent) => Some(parent),
+                None => return false,
+            },
+        };
+        self.logs.insert(log, Log { base, parent, sound: base, ..Log::new(author) });
+        self.branches.entry(author).or_default().push(log);
+        self.note_fork(author, base + 1);
+        true
+    }
+
+    /// Takes note that an author has two operations at `sequence`.
+    fn note_fork(&mut self, author: DeviceId, sequence: u64) {
+        if self.membership.add_fork(author, sequence) && self.sound(&author) >= sequence {
+            self.outdated = true;
+        }
+    }
+
+    /// Whether a run begins where the held log ends, or inside it on the same branch.
+    fn follows(&self, log: &DeviceId, summary: &RunSummary) -> bool {
+        let (held, base) = self.logs.get(log).map_or((0, 0), |held| (held.held(), held.base));
+        let Some(before) = summary.first.checked_sub(1).filter(|before| (base..=held).contains(before)) else {
+            return false;
+        };
         // The ids form a chain, so the last operation in common speaks for all before it.
         let common = (held - before).min(summary.operations.len() as u64) as usize;
         let theirs = common.checked_sub(1).map_or(summary.previous, |index| summary.operations[index].id);
-        let ours = self.prefix_at(&summary.author, before + common as u64).unwrap_or(OperationId::ZERO.prefix());
+        let ours = self.prefix_at(log, before + common as u64).unwrap_or(OperationId::ZERO.prefix());
         ours == theirs.prefix() || planted(Bug::PreviousUnchecked)
     }
 
-    /// Admits what can be, starting from `author`'s log and following who waited for whom.
-    fn advance(&mut self, author: DeviceId, admitted: &mut Vec<Admitted>) {
-        let mut open = BTreeSet::from([author]);
-        while let Some(author) = open.pop_first() {
-            if self.advance_author(author, admitted) {
-                let (reached, records) = (self.admitted.sequence(&author), self.membership.records());
+    /// Makes sound and admits what can be, starting from one log and following who waited for whom.
+    fn advance(&mut self, log: DeviceId, admitted: &mut Vec<Admitted>) {
+        let mut open = BTreeSet::from([log]);
+        while let Some(log) = open.pop_first() {
+            let changes = self.membership.changes();
+            if self.advance_log(log, admitted) {
+                let (reached, records) = (self.sound(&log), self.membership.seen_records());
                 if !planted(Bug::WaitersNotWoken) {
-                    open.extend(self.waiters_between(Lack::Operation(author, 0), Lack::Operation(author, reached)));
+                    open.extend(self.waiters_between(Lack::Operation(log, 0), Lack::Operation(log, reached)));
                 }
                 open.extend(self.waiters_between(Lack::Records(0), Lack::Records(records)));
+                let author = self.logs[&log].author;
+                let (least, most) = (OperationId([0; 32]), OperationId([u8::MAX; 32]));
+                let any = (Lack::Branch(author, 0, least), Lack::Branch(author, u64::MAX, most));
+                open.extend(self.waiters_between(any.0, any.1));
+                self.let_in_resolved(admitted);
+            }
+            if self.membership.changes() != changes {
+                self.let_in_members(admitted);
+                self.outdated |= self.membership.follows_another_takeover();
             }
         }
     }
@@ -201,128 +427,254 @@ impl Admission {
         self.waiters.range((first, lowest)..=(last, highest)).map(|(_, waiter)| *waiter)
     }
 
-    fn set_lack(&mut self, author: DeviceId, lack: Option<Lack>) {
+    fn set_lack(&mut self, log: DeviceId, lack: Option<Lack>) {
         let before = match lack {
-            Some(lack) => self.lacks.insert(author, lack),
-            None => self.lacks.remove(&author),
+            Some(lack) => self.lacks.insert(log, lack),
+            None => self.lacks.remove(&log),
         };
         if let Some(before) = before {
-            self.waiters.remove(&(before, author));
+            self.waiters.remove(&(before, log));
         }
         if let Some(lack) = lack {
-            self.waiters.insert((lack, author));
+            self.waiters.insert((lack, log));
         }
     }
 
-    /// Admits operations from the front of one author's queue; tells whether any was.
-    fn advance_author(&mut self, author: DeviceId, admitted: &mut Vec<Admitted>) -> bool {
+    /// Makes operations sound from the front of one log's queue; tells whether any became so.
+    fn advance_log(&mut self, log: DeviceId, admitted: &mut Vec<Admitted>) -> bool {
         let mut moved = false;
-        while !self.refused.contains_key(&author) {
-            let sequence = self.admitted.sequence(&author) + 1;
-            let Some(operation) = self.waiting.get(&author).and_then(|queue| queue.front()) else {
-                self.set_lack(author, None);
+        while !self.refused.contains_key(&log) {
+            let Some(held) = self.logs.get(&log).filter(|held| !held.waiting.is_empty()) else {
+                self.set_lack(log, None);
                 break;
             };
-            match self.check(author, sequence, operation) {
-                Ok(()) => {}
+            let (author, sequence) = (held.author, held.sound + 1);
+            let builds_on = match self.check(&log, held, &held.waiting[0]) {
+                Ok(builds_on) => builds_on,
                 Err(Obstacle::Lacks(lack)) => {
-                    self.set_lack(author, Some(lack));
+                    self.set_lack(log, Some(lack));
                     if planted(Bug::PendingQueueDropped) {
-                        self.waiting_operations -= self.waiting.remove(&author).map_or(0, |queue| queue.len());
+                        self.forget_waiting(log);
                     }
                     break;
                 }
                 Err(Obstacle::Refused(refusal)) => {
-                    self.set_lack(author, None);
-                    self.refused.insert(author, (sequence, refusal));
-                    self.waiting_operations -= self.waiting.remove(&author).map_or(0, |queue| queue.len());
+                    self.set_lack(log, None);
+                    self.refused.insert(log, (sequence, refusal));
+                    self.forget_waiting(log);
                     break;
                 }
-            }
-            let operation = self.waiting.get_mut(&author).and_then(VecDeque::pop_front).expect("it was looked at");
+            };
+            let held = self.logs.get_mut(&log).expect("it was looked at");
+            let operation = held.waiting.pop_front().expect("it was looked at");
+            held.sound = sequence;
+            held.known = held.known.max(operation.membership);
             self.waiting_operations -= 1;
-            self.causality.record(author, sequence, &operation.dependencies);
-            self.admitted.advance(author, sequence, operation.id);
-            let fault = self.take_effect(author, sequence, &operation).err();
+            self.causality.record(log, sequence, &builds_on);
+            let place = Place { author, log, sequence, known: operation.membership };
+            let limit = self.membership.limit(&author);
+            let fault = self.take_effect(place, &operation).err();
             let OperationSummary { id, kind, epoch, control, .. } = operation;
-            admitted.push(Admitted { author, sequence, id, kind, epoch, control, fault });
+            let operation = Admitted { author, log, sequence, id, kind, epoch, control, fault };
+            self.count(Shadow { operation, builds_on }, limit, admitted);
             moved = true;
         }
         moved
     }
 
-    fn check(&self, author: DeviceId, sequence: u64, operation: &OperationSummary) -> Result<(), Obstacle> {
+    fn forget_waiting(&mut self, log: DeviceId) {
+        if let Some(held) = self.logs.get_mut(&log) {
+            self.waiting_operations -= std::mem::take(&mut held.waiting).len();
+        }
+    }
+
+    /// Admits a sound operation that counts by itself, with all that it builds on; keeps any other.
+    fn count(&mut self, sound: Shadow, limit: u64, admitted: &mut Vec<Admitted>) {
+        let Admitted { author, log, sequence, .. } = sound.operation;
+        let by_itself = log == author && sequence <= limit || planted(Bug::CutIgnored);
+        let held = self.logs.get_mut(&log).expect("a sound operation is held");
+        held.shadow.push_back(sound);
+        if by_itself {
+            self.let_in(log, sequence, admitted);
+        } else {
+            self.shadowed.insert(log);
+        }
+    }
+
+    /// Admits a log's sound operations up to `through` and their causal past, in causal order.
+    fn let_in(&mut self, log: DeviceId, through: u64, admitted: &mut Vec<Admitted>) {
+        let mut open = vec![(log, through)];
+        while let Some((log, through)) = open.last().copied() {
+            let held = &self.logs[&log];
+            let next = held.sound + 1 - held.shadow.len() as u64;
+            if next > through || held.shadow.is_empty() {
+                if held.shadow.is_empty() {
+                    self.shadowed.remove(&log);
+                }
+                open.pop();
+                continue;
+            }
+            let lacking = held.shadow[0].builds_on.iter().find(|on| self.uncounted_at(&on.author, on.sequence));
+            let lacking = lacking.map(|on| (on.author, on.sequence));
+            match lacking {
+                Some(position) if !planted(Bug::VouchingForgotten) => open.push(position),
+                _ => {
+                    let held = self.logs.get_mut(&log).expect("it was looked at");
+                    let Some(Shadow { operation, .. }) = held.shadow.pop_front() else { continue };
+                    self.admitted.advance(log, operation.sequence, operation.id);
+                    admitted.push(operation);
+                }
+            }
+        }
+    }
+
+    /// Whether a sound operation does not count yet.
+    fn uncounted_at(&self, log: &DeviceId, sequence: u64) -> bool {
+        self.logs.get(log).is_some_and(|held| sequence > held.sound - held.shadow.len() as u64)
+    }
+
+    /// Admits what counts by itself since the membership changed, and finds what does not any more.
+    fn let_in_members(&mut self, admitted: &mut Vec<Admitted>) {
+        for log in self.shadowed.clone() {
+            let limit = self.membership.limit(&log).min(self.sound(&log));
+            if self.uncounted(&log).is_some_and(|(first, _)| first <= limit) {
+                self.let_in(log, limit, admitted);
+            }
+        }
+        for (author, limit) in self.membership.take_lowered() {
+            self.outdated |= self.sound(&author) > limit;
+        }
+        self.let_in_resolved(admitted);
+    }
+
+    /// Admits what the steward's records resolve, as far as it is sound.
+    fn let_in_resolved(&mut self, admitted: &mut Vec<Admitted>) {
+        if self.resolved.len() == self.membership.resolved().len() {
+            return;
+        }
+        for (index, head) in self.membership.resolved().to_vec().into_iter().enumerate() {
+            if self.resolved.contains(&index) {
+                continue;
+            }
+            let log = self.log_of(&head.author, head.sequence, &head.id);
+            if let Some(log) = log.filter(|log| self.sound(log) >= head.sequence) {
+                self.resolved.insert(index);
+                self.let_in(log, head.sequence, admitted);
+            }
+        }
+    }
+
+    /// The positions in held logs that an operation builds on, or why it is not sound (yet).
+    fn check(&self, log: &DeviceId, held: &Log, operation: &OperationSummary) -> Result<Vec<Dependency>, Obstacle> {
+        let (author, sequence) = (held.author, held.sound + 1);
+        let mut builds_on = Vec::with_capacity(operation.dependencies.len());
         for dependency in &operation.dependencies {
-            let checked = self.check_dependency(dependency);
-            if checked.is_err() && !planted(Bug::DependencyUnchecked) {
-                return checked;
+            match self.find(dependency) {
+                Ok(log) => builds_on.push(Dependency { author: log, ..*dependency }),
+                Err(_) if planted(Bug::DependencyUnchecked) => builds_on.push(*dependency),
+                Err(lack) => return Err(Obstacle::Lacks(lack)),
+            }
+        }
+        if sequence == held.base + 1 && *log != author {
+            if let Some(parent) = held.parent {
+                if self.sound(&parent) < held.base {
+                    return Err(Obstacle::Lacks(Lack::Operation(parent, held.base)));
+                }
+                builds_on.push(Dependency { author: parent, sequence: held.base, id: OperationId::ZERO });
             }
         }
         // Before the membership is looked at: whether a log may begin depends on the operation's past alone.
-        if sequence == 1 && !self.may_begin(&author, operation) {
+        if sequence == 1 && !self.may_begin(&author, operation, &builds_on) {
             return Err(Obstacle::Refused(Refusal::NotAdmitted));
         }
-        if operation.membership <= self.membership.records() || planted(Bug::MembershipSequenceIgnored) {
-            return Ok(());
+        if operation.membership < held.known {
+            return Err(Obstacle::Refused(Refusal::ForgottenRecords));
         }
-        match self.membership.genesis() {
-            Some(genesis) if genesis.steward != author => Err(Obstacle::Lacks(Lack::Records(operation.membership))),
+        if operation.membership <= self.membership.seen_records() || planted(Bug::MembershipSequenceIgnored) {
+            return Ok(builds_on);
+        }
+        match self.membership.steward() {
+            Some(steward) if steward != author || *log != author => {
+                Err(Obstacle::Lacks(Lack::Records(operation.membership)))
+            }
             _ => Err(Obstacle::Refused(Refusal::UnknownRecords)),
         }
     }
 
-    fn check_dependency(&self, dependency: &Dependency) -> Result<(), Obstacle> {
-        if self.admitted.sequence(&dependency.author) < dependency.sequence {
-            return Err(Obstacle::Lacks(Lack::Operation(dependency.author, dependency.sequence)));
-        }
-        match self.prefix_at(&dependency.author, dependency.sequence) {
-            Some(prefix) if prefix == dependency.id.prefix() => Ok(()),
-            _ => Err(Obstacle::Refused(Refusal::OtherBranch)),
+    /// The held log in which a dependency is sound, or what is lacking for that.
+    fn find(&self, dependency: &Dependency) -> Result<DeviceId, Lack> {
+        let Dependency { author, sequence, id } = *dependency;
+        match self.log_of(&author, sequence, &id) {
+            Some(log) if self.sound(&log) >= sequence => Ok(log),
+            Some(log) => Err(Lack::Operation(log, sequence)),
+            None if self.held(&author) < sequence => Err(Lack::Operation(author, sequence)),
+            None => Err(Lack::Branch(author, sequence, id)),
         }
     }
 
-    fn may_begin(&self, author: &DeviceId, operation: &OperationSummary) -> bool {
+    fn may_begin(&self, author: &DeviceId, operation: &OperationSummary, builds_on: &[Dependency]) -> bool {
         if self.membership.genesis().is_none() {
             // Nothing but the genesis, or a stranger's first operation would count where it happens to come early.
+            let at = Place { author: *author, log: *author, sequence: 1, known: operation.membership };
             return operation.kind == Kind::MEMBERSHIP
                 && operation.dependencies.is_empty()
-                && self.membership.clone().apply_record(author, &operation.control).is_ok();
+                && self.membership.clone().apply_record(at, &operation.control).is_ok();
         }
-        self.builds_on_admission(author, &operation.dependencies)
+        self.builds_on_admission(author, operation.membership, builds_on)
+            || (operation.kind == Kind::MEMBERSHIP && self.membership.is_takeover(author, &operation.control))
     }
 
-    fn builds_on_admission(&self, author: &DeviceId, dependencies: &[Dependency]) -> bool {
-        if !self.membership.members().contains_key(author) {
+    fn builds_on_admission(&self, author: &DeviceId, known: u64, builds_on: &[Dependency]) -> bool {
+        if !self.membership.knows(author) {
             return false;
         }
-        let past = self.causality.past_of(dependencies);
-        self.membership
-            .may_begin(author, |sponsor, sequence| past.get(sponsor).is_some_and(|reached| *reached >= sequence))
+        let past = self.causality.past_of(builds_on);
+        self.membership.may_begin(author, known, &|log, sequence| reaches(&past, log, sequence))
     }
 
-    fn take_effect(
-        &mut self,
-        author: DeviceId,
-        sequence: u64,
-        operation: &OperationSummary,
-    ) -> Result<(), MembershipError> {
+    fn take_effect(&mut self, at: Place, operation: &OperationSummary) -> Result<(), MembershipError> {
         match operation.kind {
-            Kind::MEMBERSHIP => self.membership.apply_record(&author, &operation.control),
-            Kind::ADMIT => self.membership.apply_admit(&author, sequence, operation.membership, &operation.control),
-            Kind::DATA => match self.membership.epoch_facts(operation.epoch) {
-                Some(epoch) if epoch.record <= operation.membership => Ok(()),
-                _ => Err(MembershipError::WrongEpoch),
-            },
+            Kind::MEMBERSHIP => self.membership.apply_record(at, &operation.control),
+            Kind::ADMIT => {
+                let (causality, past) = (&self.causality, OnceCell::new());
+                let in_past = |log: &DeviceId, sequence: u64| {
+                    reaches(past.get_or_init(|| causality.past(at.log, at.sequence)), log, sequence)
+                };
+                self.membership.apply_admit(at, &operation.control, &in_past)
+            }
+            Kind::EQUIVOCATION => {
+                let proof = ForkProof::decode(&operation.control).map_err(|_| MembershipError::Malformed)?;
+                if !proof.holds(&self.membership.space()) {
+                    return Err(MembershipError::BadProof);
+                }
+                self.note_fork(proof.author, proof.sequence);
+                Ok(())
+            }
+            Kind::DATA if self.membership.epoch_fits(operation.epoch, at.known) => Ok(()),
+            Kind::DATA => Err(MembershipError::WrongEpoch),
             _ => Ok(()),
         }
     }
 }
 
+impl Log {
+    fn new(author: DeviceId) -> Self {
+        let (prefixes, waiting, shadow) = Default::default();
+        Self { author, base: 0, parent: None, prefixes, sound: 0, known: 0, waiting, shadow }
+    }
+}
+
+fn reaches(past: &Past, log: &DeviceId, sequence: u64) -> bool {
+    past.get(log).is_some_and(|reached| *reached >= sequence)
+}
+
 /// What a waiting operation waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Lack {
-    /// The operation of that author at that sequence.
+    /// The operation of that log at that sequence.
     Operation(DeviceId, u64),
+    /// That operation of an author, of whom another one is held in its place.
+    Branch(DeviceId, u64, OperationId),
     /// That many membership records.
     Records(u64),
 }

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use crate::ids::DeviceId;
-use crate::limits::DEPENDENCIES_MAX;
 use crate::operation::Dependency;
 use crate::planted::{Bug, planted};
 use crate::vector::VersionVector;
@@ -62,21 +61,20 @@ impl Causality {
         self.past(second.0, second.1).get(&first.0).is_some_and(|sequence| *sequence >= first.1)
     }
 
-    /// The dependencies that `author`'s next operation names, given all that is admitted: what its log so far does
-    /// not cover, without what another of them covers, at most [`DEPENDENCIES_MAX`], and whether some were left out.
-    pub fn dependencies(&self, author: DeviceId, written: u64, admitted: &VersionVector) -> (Vec<Dependency>, bool) {
-        let mut heads = self.heads(author, written, admitted);
-        let overflow = heads.len() > DEPENDENCIES_MAX;
-        heads.truncate(DEPENDENCIES_MAX);
-        (heads, overflow)
-    }
-
-    /// All that [`Causality::dependencies`] chooses from, sorted by author.
-    pub(crate) fn heads(&self, author: DeviceId, written: u64, admitted: &VersionVector) -> Vec<Dependency> {
+    /// The heads that `author`'s next operation may name, given all that is admitted: what its log so far does not
+    /// cover, without what another of them covers, of those that `nameable` lets; sorted by author.
+    pub fn heads(
+        &self,
+        author: DeviceId,
+        written: u64,
+        admitted: &VersionVector,
+        nameable: &dyn Fn(&DeviceId, u64) -> bool,
+    ) -> Vec<Dependency> {
         let known = self.past(author, written);
         let mut heads: Vec<Dependency> = admitted
             .iter()
             .filter(|(other, entry)| **other != author && known.get(other).is_none_or(|at| *at < entry.sequence))
+            .filter(|(other, entry)| nameable(other, entry.sequence))
             .map(|(other, entry)| Dependency { author: *other, sequence: entry.sequence, id: entry.id })
             .collect();
         if heads.len() > 1 {
@@ -139,8 +137,7 @@ mod tests {
                         visible.advance(device(other), sequence, OperationId([0; 32]));
                     }
                 }
-                let (dependencies, overflow) = causality.dependencies(device(author), written, &visible);
-                prop_assert!(!overflow);
+                let dependencies = causality.heads(device(author), written, &visible, &|_, _| true);
                 let sequence = written + 1;
                 causality.record(device(author), sequence, &dependencies);
                 admitted.advance(device(author), sequence, OperationId([0; 32]));

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod canonical;
 pub mod causality;
+pub mod equivocation;
 pub mod ids;
 pub mod keys;
 pub mod limits;
@@ -24,6 +25,7 @@ pub mod vector;
 pub use admission::{Admission, Admitted};
 pub use canonical::DecodeError;
 pub use causality::{Causality, Past};
+pub use equivocation::{ForkProof, branch_log};
 pub use ids::{DeviceId, IdPrefix, OperationId, SpaceId};
 pub use keys::{ContentKey, DeviceKey, ExchangeKey, ReplicationSecret, SpaceTag};
 pub use membership::{Membership, Role, Strings};

@@ -29,6 +29,12 @@ pub const RUN_ENCODED_BYTES_MAX: usize = RUN_BYTES_MAX + OPERATION_BYTES_MAX + 4
 pub const MEMBERS_MAX: usize = 10_000;
 /// Most open invitations a space has.
 pub const INVITATIONS_MAX: usize = 10_000;
+/// Most membership records that are kept, those left out by a takeover included.
+pub const RECORDS_KEPT_MAX: usize = 100_000;
+/// Most branch heads that a space's records let count.
+pub const RESOLVED_HEADS_MAX: usize = 4096;
+/// Most branches that are held of one forked log.
+pub const BRANCHES_PER_AUTHOR_MAX: usize = 64;
 /// Longest membership record, admission or key delivery, in bytes.
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 1 << 20;
 /// Most operations that are authentic and stored but wait for a dependency before they count, per space.

@@ -27,6 +27,8 @@ impl Kind {
     pub const WITNESS: Self = Self(4);
     /// Reserved: history before this point may be cut.
     pub const CHECKPOINT: Self = Self(5);
+    /// Somebody proves that an author wrote two operations at one position.
+    pub const EQUIVOCATION: Self = Self(6);
 }
 
 /// Another author's operation that the author had admitted and that its earlier operations do not cover.

@@ -96,6 +96,11 @@ bugs! {
         MembershipSequenceIgnored "Operations are admitted before the membership records that their authors knew.",
         PendingQueueDropped "The operations behind one that has to wait are forgotten.",
         WaitersNotWoken "An operation that waits for another author's is not looked at when that one comes.",
+        AnybodyWritesRecords "A membership record counts whoever wrote it.",
+        CutSponsorAdmits "A device is a member by an admission that lies behind its sponsor's cut.",
+        CutIgnored "What lies behind a cut counts like what lies before it.",
+        VouchingForgotten "What lies behind a cut does not count though others built on it.",
+        ForkUnproven "A proof of a fork is believed without a look at its signatures.",
         PastNotTransitive "A causal past reaches one step far.",
     }
     Space {

@@ -42,7 +42,7 @@ pub struct RunSummary {
 }
 
 fn control(kind: Kind, payload: &[u8]) -> Vec<u8> {
-    let acted_on = matches!(kind, Kind::ADMIT | Kind::KEY_DELIVERY | Kind::MEMBERSHIP);
+    let acted_on = matches!(kind, Kind::ADMIT | Kind::KEY_DELIVERY | Kind::MEMBERSHIP | Kind::EQUIVOCATION);
     if acted_on && payload.len() <= CONTROL_PAYLOAD_BYTES_MAX { payload.to_vec() } else { Vec::new() }
 }
 

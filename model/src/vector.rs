@@ -51,6 +51,14 @@ impl VersionVector {
         }
     }
 
+    /// Replaces `author`'s entry, wherever it stood, or takes it out.
+    pub fn replace(&mut self, author: DeviceId, entry: Option<VectorEntry>) {
+        match entry {
+            Some(entry) => self.entries.insert(author, entry),
+            None => self.entries.remove(&author),
+        };
+    }
+
     /// All entries, by author.
     pub fn iter(&self) -> impl Iterator<Item = (&DeviceId, &VectorEntry)> {
         self.entries.iter()

@@ -71,6 +71,7 @@ fn standing_text(space: &SpaceStatus) -> String {
     match space.standing {
         Standing::Joining => "joining".to_owned(),
         Standing::Refused => "refused".to_owned(),
+        Standing::Removed => "removed".to_owned(),
         Standing::Member => space.role.clone().unwrap_or_else(|| "member".to_owned()),
     }
 }

@@ -348,6 +348,11 @@ impl Catalog {
         self.numbers.get(author).map_or(0, |number| self.applied[*number as usize])
     }
 
+    /// How far all logs' operations were applied.
+    pub(super) fn applied_logs(&self) -> BTreeMap<DeviceId, u64> {
+        self.authors.iter().copied().zip(self.applied.iter().copied()).collect()
+    }
+
     /// The author with a number.
     pub(super) fn author(&self, number: AuthorNumber) -> Option<DeviceId> {
         self.authors.get(number as usize).copied()

@@ -219,6 +219,11 @@ impl Desk {
         self.catalog.applied(author)
     }
 
+    /// How far all logs' operations have been applied.
+    pub fn applied_logs(&self) -> BTreeMap<DeviceId, u64> {
+        self.catalog.applied_logs()
+    }
+
     /// Why the desk stopped, if it did: the index failed and has to be made anew.
     pub fn failure(&self) -> Option<&str> {
         self.failed.as_deref()

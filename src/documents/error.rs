@@ -45,6 +45,12 @@ pub enum DocumentError {
         /// The limit.
         limit: usize,
     },
+    /// This device may write to the space no more: it was removed, or its log was cut or forked.
+    #[error("{reason}")]
+    LostRight {
+        /// Why.
+        reason: String,
+    },
     /// This device may not write to the space: ask a steward for the role.
     #[error("this device may not write here: it is a {role} of the space; ask the steward for the role of writer")]
     NotWritable {

@@ -18,6 +18,7 @@ mod edit;
 mod first;
 mod history;
 pub mod limits;
+mod order;
 mod pointer;
 mod put;
 mod receive;

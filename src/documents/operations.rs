@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use syncline_model::{Action, Causality, DeviceId, Entry, OperationId, Run, Transaction};
-use syncline_storage::{LogReader, Position, StorageError};
+use syncline_model::{Action, DeviceId, Entry, OperationId, Run, Transaction};
+use syncline_storage::{LogReader, StorageError};
 
 use super::limits::ACTOR_BYTES;
+use super::order::Order;
 use super::recent::Recent;
 
 /// Bytes of decoded runs that are kept, since neighbouring operations are often asked for together.
@@ -94,8 +95,8 @@ pub struct LogOperations {
     runs: Mutex<Recent<Run>>,
     /// With the id of each, since a log that forked has several operations at one place.
     contents: Mutex<Recent<(OperationId, Arc<Content>)>>,
-    /// Built when first asked for, up to the position.
-    causality: Mutex<(Causality, Option<Position>)>,
+    /// Built when first asked for.
+    order: Mutex<Order>,
 }
 
 impl fmt::Debug for LogOperations {
@@ -109,7 +110,7 @@ impl LogOperations {
     pub fn new(reader: LogReader, opener: Opener) -> Self {
         let runs = Mutex::new(Recent::new(RUN_CACHE_BYTES));
         let contents = Mutex::new(Recent::new(CONTENT_CACHE_BYTES));
-        Self { reader, opener, runs, contents, causality: Mutex::default() }
+        Self { reader, opener, runs, contents, order: Mutex::default() }
     }
 
     /// The run that covers a sequence.
@@ -169,15 +170,9 @@ impl Operations for LogOperations {
     }
 
     fn precedes(&self, first: (DeviceId, u64), second: (DeviceId, u64)) -> Result<bool, ReadError> {
-        let mut guard = unpoisoned(&self.causality);
-        let (causality, reached) = &mut *guard;
-        self.reader.replay(*reached, &mut |position, summary| {
-            for (sequence, operation) in (summary.first..).zip(&summary.operations) {
-                causality.record(summary.author, sequence, &operation.dependencies);
-            }
-            *reached = Some(position);
-        })?;
-        Ok(first != second && causality.precedes(first, second))
+        let mut order = unpoisoned(&self.order);
+        order.read_on(&self.reader)?;
+        Ok(first != second && order.precedes(first, second))
     }
 }
 

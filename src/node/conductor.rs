@@ -4,7 +4,7 @@
 //! it concerns. It never waits for a peer or a space inside the loop: whatever takes time runs elsewhere and comes back
 //! as a [`Notice`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use syncline_model::membership::{Certificate, Genesis, invitation_tag};
 use syncline_model::{DeviceId, DeviceKey, SpaceId, Strings, Ticket};
 use syncline_storage::Incarnation;
-use syncline_sync::{HelloAnswer, Message as SyncMessage, PeerTags};
+use syncline_sync::{HelloAnswer, Message as SyncMessage, PeerTags, SharedSpace};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::builder::blocking;
@@ -74,7 +74,7 @@ pub(crate) enum Notice {
     /// A space was opened again in the middle of its work, and knows of no peer.
     BegunAnew(SpaceId),
     /// A peer answered a hello of a greeting.
-    Greeted { peer: DeviceId, greeting: u64, shared: Vec<SpaceId> },
+    Greeted { peer: DeviceId, greeting: u64, shared: Vec<SharedSpace> },
     /// A peer answered an application for admission.
     JoinAnswered(SpaceId, JoinAnswer),
 }
@@ -84,6 +84,8 @@ struct Hosted {
     name: String,
     link: Link,
     topic: Option<Topic>,
+    /// The epochs with whose secrets peers were greeted.
+    greeted: Vec<u32>,
     ticket: Option<Ticket>,
     joining_problem: Option<JoiningProblem>,
 }
@@ -92,7 +94,7 @@ struct Hosted {
 #[derive(Default)]
 struct Peer {
     tags: PeerTags,
-    shares: BTreeSet<SpaceId>,
+    shares: BTreeMap<SpaceId, SharedSpace>,
     greeting: Greeting,
 }
 
@@ -217,7 +219,7 @@ impl Conductor {
             blocking(move || Ok(store.remove_space(space)?)).await?;
             return Ok(space);
         };
-        self.spaces.insert(space, Hosted { name, link, topic: None, ticket, joining_problem: None });
+        self.spaces.insert(space, Hosted { name, link, topic: None, greeted: Vec::new(), ticket, joining_problem: None });
         self.publish();
         Ok(space)
     }
@@ -271,7 +273,7 @@ impl Conductor {
         };
         let keys = empty_keys(genesis.space(), name, device.id());
         let mut core = self.workshop.core(keys);
-        core.found(genesis, &mut self.random)?;
+        core.found(genesis, files::wall_ms(), &mut self.random)?;
         let space = self.store_and_host(core).await?;
         Ok((space, recovery_text(&recovery)))
     }
@@ -376,9 +378,14 @@ impl Conductor {
         if facts.role.is_some() {
             hosted.joining_problem = None;
         }
-        let topic = facts.replication.as_ref().and_then(|secret| secret.topic().parse().ok());
+        let topic = facts.gossip.as_ref().and_then(|secret| secret.topic().parse().ok());
+        let epochs: Vec<u32> = facts.replication.iter().map(|(epoch, _)| *epoch).collect();
         let old = std::mem::replace(&mut hosted.topic, topic.clone());
+        let greeted = std::mem::replace(&mut hosted.greeted, epochs.clone());
         self.publish();
+        if greeted != epochs {
+            self.renew_tags();
+        }
         if old == topic {
             return;
         }
@@ -392,7 +399,6 @@ impl Conductor {
                 tracing::error!(space = %space.short(), %error, "the space hears no gossip; it still reconciles");
             }
         }
-        self.renew_tags();
     }
 
     /// Greets all peers anew, since the spaces or their secrets changed.
@@ -407,12 +413,12 @@ impl Conductor {
     fn greet(&mut self, peer: DeviceId) {
         let Some(network) = &self.workshop.network else { return };
         let local = self.workshop.device.id();
-        let secrets: Vec<_> = self
-            .spaces
-            .iter()
-            .filter_map(|(space, hosted)| Some((*space, hosted.link.facts.borrow().replication.clone()?)))
-            .collect();
-        let tags = PeerTags::new(&local, &peer, secrets.iter().map(|(space, secret)| (*space, secret)));
+        let of_space = |(space, hosted): (&SpaceId, &Hosted)| {
+            let facts = hosted.link.facts.borrow().clone();
+            facts.replication.iter().map(|(epoch, secret)| (*space, *epoch, secret.clone())).collect::<Vec<_>>()
+        };
+        let secrets: Vec<_> = self.spaces.iter().flat_map(of_space).collect();
+        let tags = PeerTags::new(&local, &peer, secrets.iter().map(|(space, epoch, secret)| (*space, *epoch, secret)));
         let hellos = tags.hellos();
         self.greetings += 1;
         let greeting = self.greetings;
@@ -431,14 +437,14 @@ impl Conductor {
         }
     }
 
-    fn shares(&mut self, peer: DeviceId, spaces: Vec<SpaceId>) {
+    fn shares(&mut self, peer: DeviceId, spaces: Vec<SharedSpace>) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        for space in spaces {
-            if let Some(hosted) = self.spaces.get(&space)
-                && known.shares.insert(space)
-            {
-                hosted.link.send(Message::PeerShares { peer });
-                if let Some(network) = self.workshop.network.clone() {
+        for shared in spaces {
+            let later = known.shares.get(&shared.space).is_none_or(|before| before.epoch < shared.epoch);
+            if let Some(hosted) = self.spaces.get(&shared.space).filter(|_| later) {
+                let first = known.shares.insert(shared.space, shared).is_none();
+                hosted.link.send(Message::PeerShares { peer, tag: shared.tag });
+                if let Some(network) = self.workshop.network.clone().filter(|_| first) {
                     self.workshop.runtime.spawn(async move { network.keep(peer, Vec::new()).await });
                 }
             }
@@ -448,8 +454,10 @@ impl Conductor {
     /// Tells a space which connected peers share it.
     fn name_peers(&self, space: SpaceId) {
         let Some(hosted) = self.spaces.get(&space) else { return };
-        for (peer, _) in self.peers.iter().filter(|(_, known)| known.shares.contains(&space)) {
-            hosted.link.send(Message::PeerShares { peer: *peer });
+        for (peer, known) in &self.peers {
+            if let Some(SharedSpace { tag, .. }) = known.shares.get(&space) {
+                hosted.link.send(Message::PeerShares { peer: *peer, tag: *tag });
+            }
         }
     }
 
@@ -460,7 +468,7 @@ impl Conductor {
                 self.apply_at(peer);
             }
             NetworkEvent::Disconnected { peer } => {
-                for space in self.peers.remove(&peer).map(|peer| peer.shares).unwrap_or_default() {
+                for space in self.peers.remove(&peer).map(|peer| peer.shares).unwrap_or_default().into_keys() {
                     if let Some(hosted) = self.spaces.get(&space) {
                         hosted.link.send(Message::PeerGone { peer });
                     }

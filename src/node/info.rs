@@ -44,6 +44,8 @@ pub enum Standing {
     Joining,
     /// This device is a member.
     Member,
+    /// This device was a member and was removed.
+    Removed,
     /// The ticket cannot be used any more; see [`SpaceStatus::joining_problem`].
     Refused,
 }
@@ -105,10 +107,33 @@ pub struct MemberInfo {
     pub role: String,
     /// Whether it is this device.
     pub this_device: bool,
-    /// The device that admitted it; none for the founder.
+    /// The device that admitted it; none for those whom the steward's records name.
     pub admitted_by: Option<String>,
+    /// When it was admitted, by the clock of who did, in ms since 1970.
+    pub admitted_at_ms: Option<u64>,
     /// How many operations of it are held here.
     pub operations: u64,
+    /// Up to which of its operations its log counts, when it was cut or forked.
+    pub counts_up_to: Option<u64>,
+}
+
+/// Something that was decided about the members of a space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct MembershipEvent {
+    /// When, by the clock of who decided it, in ms since 1970.
+    pub at_ms: u64,
+    /// The device that decided it.
+    pub by: String,
+    /// What: `founded`, `invited`, `admitted`, `removed` and so on.
+    pub what: String,
+    /// The devices that it concerns.
+    pub devices: Vec<String>,
+    /// The role that was given.
+    pub role: Option<String>,
+    /// More about it, in words.
+    pub details: String,
+    /// The number of the record; none for what a sponsor decided.
+    pub record: Option<u64>,
 }
 
 /// A new space.

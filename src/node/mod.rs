@@ -222,6 +222,7 @@ impl Node {
             .and_then(|entry| entry.joining_problem.clone());
         let standing = match (facts.role, &problem) {
             (Some(_), _) => Standing::Member,
+            _ if facts.was_removed => Standing::Removed,
             (None, Some(problem)) if problem.is_final => Standing::Refused,
             (None, _) => Standing::Joining,
         };

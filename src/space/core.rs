@@ -9,19 +9,21 @@ use std::collections::VecDeque;
 use rand_core::CryptoRng;
 use syncline_model::keys::{SEAL_OVERHEAD_BYTES, seal};
 use syncline_model::limits::PAYLOAD_BYTES_MAX;
-use syncline_model::membership::{Admit, Certificate, Genesis, KeyDelivery, Statement};
+use syncline_model::membership::{Admit, Certificate, Facts, Genesis, KeyDelivery, MembershipError, Statement};
 use syncline_model::planted::{Bug, planted};
 use syncline_model::run::RunBuilder;
 use syncline_model::{
-    Action, Admitted, ContentKey, Dependency, DeviceId, DeviceKey, Header, Kind, OperationSummary, Past,
-    ReplicationSecret, Role, Run, RunSummary, Transaction, VerifiedRun,
+    Action, Admitted, ContentKey, Dependency, DeviceId, DeviceKey, ForkProof, Header, Kind, OperationId,
+    OperationSummary, Past, Role, Run, RunSummary, Transaction, VerifiedRun,
 };
+use syncline_storage::Filed;
 use syncline_sync::{Effect as SyncEffect, Engine, Event as SyncEvent};
 
 use super::join::JoinRefusal;
 use super::keys::SpaceKeys;
 use super::log_state::LogState;
 use super::opening::OpenQueue;
+use super::steward::Act;
 use crate::documents::Opened;
 
 /// Dependencies beyond the cap go into merging operations before; more of them in a row than this is a bug.
@@ -71,7 +73,21 @@ pub enum Event {
     /// The batch that was last taken is durable.
     Durable,
     /// Runs that [`Effect::Read`] asked for.
-    Read(Vec<Run>),
+    Read {
+        /// The log that they are in.
+        log: DeviceId,
+        /// The runs.
+        runs: Vec<Run>,
+    },
+    /// What [`Effect::Prove`] asked for.
+    Proven(ForkProof),
+    /// The steward governs, or whoever holds the recovery key.
+    Govern {
+        /// Chosen by the caller.
+        token: u64,
+        /// What is to be done.
+        act: Act,
+    },
     /// Time has passed.
     Tick,
 }
@@ -113,12 +129,34 @@ pub enum Effect {
     },
     /// Stored operations are to be read and given back with [`Event::Read`].
     Read {
-        /// Whose.
-        author: DeviceId,
+        /// The log that they are in.
+        log: DeviceId,
         /// After this sequence.
         after: u64,
         /// Up to this one.
         through: u64,
+    },
+    /// A governing act is durable, or was refused.
+    Governed {
+        /// The event's token.
+        token: u64,
+        /// Why it was refused.
+        outcome: Result<(), WriteError>,
+    },
+    /// The proof is to be made that an author forked, of this run and what is stored in its author's own log, and to be
+    /// given back with [`Event::Proven`].
+    Prove {
+        /// Where the run parts from the stored log.
+        sequence: u64,
+        /// The run.
+        run: VerifiedRun,
+    },
+    /// A frame is to be handed to gossip, under the name that the space has in this epoch.
+    Publish {
+        /// The epoch.
+        epoch: u32,
+        /// The frame.
+        bytes: Vec<u8>,
     },
     /// The space's keys changed and are to be stored.
     StoreKeys,
@@ -138,6 +176,33 @@ pub enum WriteError {
          without a ticket, as after restoring a backup, ask for one and take it with `syncline space join`"
     )]
     NotAdmitted,
+    /// The device was removed.
+    #[error("this device was removed from the space; what it wrote before stays readable here")]
+    Removed,
+    /// Its log was cut when it lost the right to write.
+    #[error("this device lost the right to write in the space; to write again it must be invited as a new device")]
+    Cut,
+    /// Its log forked.
+    #[error(
+        "two copies of this device have written: its data directory was copied and both were used. Stop one of them; \
+         to go on, make a new device (`syncline init` in a new directory) and have it invited"
+    )]
+    Cloned,
+    /// The device is not a member.
+    #[error("{device} is not a member of the space: `syncline space members` lists them")]
+    NotAMember {
+        /// Which.
+        device: DeviceId,
+    },
+    /// What is asked contradicts what is.
+    #[error("{reason}")]
+    NotPossible {
+        /// Why.
+        reason: &'static str,
+    },
+    /// The recovery key is another space's.
+    #[error("this is not the recovery key of the space: it was shown once, when the space was created")]
+    WrongRecoveryKey,
     /// The role does not write.
     #[error("this device is a {role} in the space and cannot write: ask the steward for an invitation as a writer")]
     ReadOnly {
@@ -163,9 +228,10 @@ pub enum WriteError {
 
 /// What waits for the current batch to be durable.
 #[derive(Debug)]
-enum Waiting {
+pub(super) enum Waiting {
     Invite { token: u64, invitation: DeviceKey },
     Join { token: u64, delivery: KeyDelivery },
+    Govern { token: u64 },
 }
 
 /// What the documents are to see once the current batch is durable.
@@ -178,18 +244,22 @@ enum News {
 /// One space's core.
 #[derive(Debug)]
 pub struct SpaceCore {
-    state: LogState,
+    pub(super) state: LogState,
     engine: Engine,
     open: OpenQueue,
     /// This device's operations of the current step.
     writing: Option<RunBuilder>,
     /// Finished runs of the current step, in the order to be appended.
-    batch: Vec<VerifiedRun>,
+    batch: Vec<Filed>,
     /// Taken by the caller, not yet durable.
-    syncing: Vec<VerifiedRun>,
+    syncing: Vec<Filed>,
+    /// Runs that part from their author's log, and where: proofs are made of them once all is durable.
+    parted: Vec<(u64, VerifiedRun)>,
+    /// Whether this device may owe others something: keys, or a rotation.
+    duties_due: bool,
     /// What the current step admitted, in causal order.
     admitted: Vec<News>,
-    waiting: VecDeque<Waiting>,
+    pub(super) waiting: VecDeque<Waiting>,
     /// Whether other authors' operations were admitted since this device last wrote.
     news: bool,
     /// The membership's count of changes that others were told of.
@@ -208,6 +278,8 @@ impl SpaceCore {
             writing: None,
             batch: Vec::new(),
             syncing: Vec::new(),
+            parted: Vec::new(),
+            duties_due: true,
             admitted: Vec::new(),
             waiting: VecDeque::new(),
             news: true,
@@ -218,23 +290,44 @@ impl SpaceCore {
 
     /// Takes in what the log holds, run by run in the order of arrival, before the first event.
     ///
-    /// `applied` tells how far each author's operations have reached the documents: later ones are opened again.
-    pub fn replay(&mut self, summary: &RunSummary, applied: &dyn Fn(&DeviceId) -> u64) {
+    /// `applied` tells how far each log's operations have reached the documents: later ones are opened again.
+    pub fn replay(&mut self, log: DeviceId, summary: &RunSummary, applied: &dyn Fn(&DeviceId) -> u64) {
         let mut admitted = Vec::new();
-        if summary.author == self.state.device.id() {
+        if log == self.state.device.id() {
             self.own_written = self.own_written.max(summary.last());
         }
-        if self.state.hold(summary, &mut admitted) {
-            self.state.made_durable(summary.author, summary.last(), summary.last_id());
+        if self.state.hold(log, summary, &mut admitted) {
+            self.state.made_durable(log, summary.last(), summary.last_id());
         }
         for operation in admitted {
-            self.state.take_keys(&operation);
+            self.state.take_notes(&operation);
             let data = operation.kind == Kind::DATA && operation.fault.is_none();
-            let seen = operation.sequence <= applied(&operation.author) && !planted(Bug::AppliedTwiceOnRecovery);
+            let seen = operation.sequence <= applied(&operation.log) && !planted(Bug::AppliedTwiceOnRecovery);
             if data && !seen {
                 self.open.admit(&operation);
             }
         }
+    }
+
+    /// Ends a replay; false when it has to be done again, since what came late decides what counts of what came before.
+    pub fn end_replay(&mut self, assumed: &mut Facts) -> bool {
+        let facts = self.state.admission.facts();
+        let settled = !self.state.admission.is_outdated() && (*assumed == facts || *assumed == Facts::default());
+        if settled {
+            self.state.offer_limited();
+            self.state.refresh_keys();
+        } else {
+            self.state.begin_again(&facts);
+            self.open = OpenQueue::default();
+            self.own_written = 0;
+            *assumed = facts;
+        }
+        settled
+    }
+
+    /// Whether something became known that takes back what was shown: the replica is to be opened again.
+    pub fn is_outdated(&self) -> bool {
+        self.state.admission.is_outdated()
     }
 
     /// Heads, membership and keys.
@@ -265,6 +358,10 @@ impl SpaceCore {
             self.told_changes = self.state.membership().changes();
             out.push(Effect::MembershipChanged);
             self.reconcile(SyncEvent::MembershipChanged, clock, random, out);
+            self.duties_due = true;
+        }
+        if std::mem::take(&mut self.duties_due) {
+            self.do_duties(clock, random, out);
         }
     }
 
@@ -276,7 +373,7 @@ impl SpaceCore {
                 }
             }
             Event::Invite { token, role, uses, expires_ms } => {
-                if let Err(error) = self.invite(token, role, uses, expires_ms, random) {
+                if let Err(error) = self.invite(token, (role, uses, expires_ms), clock, random, out) {
                     out.push(Effect::Invited { token, outcome: Err(error) });
                 }
             }
@@ -285,6 +382,11 @@ impl SpaceCore {
                 Ok(Some(delivery)) => out.push(Effect::JoinAnswered { token, outcome: Ok(delivery) }),
                 Err(refusal) => out.push(Effect::JoinAnswered { token, outcome: Err(refusal) }),
             },
+            Event::Govern { token, act } => match self.govern(act, clock, random, out) {
+                Ok(()) => self.waiting.push_back(Waiting::Govern { token }),
+                Err(error) => out.push(Effect::Governed { token, outcome: Err(error) }),
+            },
+            Event::Proven(proof) => self.publish_proof(&proof),
             Event::Admitted(delivery) => {
                 self.state.accept_delivery(&delivery);
                 self.state.keys.ticket = None;
@@ -292,8 +394,8 @@ impl SpaceCore {
             }
             Event::Sync(event) => self.reconcile(event, clock, random, out),
             Event::Durable => self.durable(clock, random, out),
-            Event::Read(runs) => {
-                self.open.give(runs);
+            Event::Read { log, runs } => {
+                self.open.give(log, runs);
                 self.open.advance(&self.state, out);
             }
             Event::Tick => self.reconcile(SyncEvent::Tick, clock, random, out),
@@ -304,7 +406,7 @@ impl SpaceCore {
     ///
     /// # Panics
     /// When the previous batch was not confirmed with [`Event::Durable`]: that would acknowledge what may be lost.
-    pub fn take_batch(&mut self) -> Vec<VerifiedRun> {
+    pub fn take_batch(&mut self) -> Vec<Filed> {
         assert!(self.syncing.is_empty(), "a batch is taken only after the one before it is durable");
         self.finish_writing();
         self.syncing = std::mem::take(&mut self.batch);
@@ -317,27 +419,12 @@ impl SpaceCore {
     }
 
     /// Writes the first operations of a new space: its genesis, its first epoch, and the steward's own key delivery.
-    pub fn found(&mut self, genesis: Genesis, random: &mut dyn CryptoRng) -> Result<(), WriteError> {
-        let space = genesis.space();
-        let (content, replication) =
-            (ContentKey::generate(&mut &mut *random), ReplicationSecret::generate(&mut &mut *random));
-        let epoch = Statement::Epoch {
-            epoch: 1,
-            content_commitment: content.commitment(&space, 1),
-            replication_commitment: replication.commitment(&space, 1),
-            previous_key: None,
-        };
-        self.state.keys.content.insert(1, content);
-        self.state.keys.replication.insert(1, replication);
+    pub fn found(&mut self, genesis: Genesis, wall_ms: u64, random: &mut dyn CryptoRng) -> Result<(), WriteError> {
+        let record = self.state.next_record(Statement::Genesis(genesis), wall_ms);
+        self.write_control(Kind::MEMBERSHIP, record.encode())?;
+        self.begin_epoch(wall_ms, random)?;
         self.state.refresh_keys();
-        let record = self.state.next_record(Statement::Genesis(genesis));
-        self.write_control(Kind::MEMBERSHIP, record.encode())?;
-        let record = self.state.next_record(epoch);
-        self.write_control(Kind::MEMBERSHIP, record.encode())?;
-        let local = self.state.device.id();
-        let member = &self.state.membership().members()[&local];
-        let delivery = self.state.keys.deliver(local, member, random).ok_or(WriteError::NoKey)?;
-        self.write_control(Kind::KEY_DELIVERY, delivery.encode())
+        Ok(())
     }
 
     fn commit(&mut self, token: u64, transaction: &Transaction, random: &mut dyn CryptoRng) -> Result<(), WriteError> {
@@ -383,8 +470,18 @@ impl SpaceCore {
     ///
     /// Where damage took something from the log, the next operation would take the place of one that others hold, or
     /// would count before the own ones that wait for what is missing.
-    fn check_writer(&self) -> Result<(), WriteError> {
+    pub(super) fn check_writer(&self) -> Result<(), WriteError> {
         let (held, _) = self.state.own_head();
+        let (local, membership) = (self.state.device.id(), self.state.membership());
+        if membership.forks().contains_key(&local) {
+            return Err(WriteError::Cloned);
+        }
+        if membership.is_removed(&local) {
+            return Err(WriteError::Removed);
+        }
+        if membership.cuts().contains_key(&local) {
+            return Err(WriteError::Cut);
+        }
         let admitted = self.state.admission.admitted().sequence(&self.state.device.id());
         match self.state.role() {
             Some(role) if role.writes() && (held < self.own_written || admitted < held) => Err(WriteError::Recovering),
@@ -405,7 +502,7 @@ impl SpaceCore {
         self.write(Kind::DATA, epoch, length, &[], |header| seal(key, header, plaintext, &mut &mut *random))
     }
 
-    fn write_control(&mut self, kind: Kind, payload: Vec<u8>) -> Result<(), WriteError> {
+    pub(super) fn write_control(&mut self, kind: Kind, payload: Vec<u8>) -> Result<(), WriteError> {
         let control = payload.clone();
         self.write(kind, 0, payload.len(), &control, |_| payload).map(drop)
     }
@@ -427,7 +524,7 @@ impl SpaceCore {
             author: self.state.device.id(),
             sequence: head + 1,
             previous,
-            membership: self.state.membership().records(),
+            membership: self.state.admission.known_records(&self.state.device.id()),
             epoch,
             dependencies,
             payload_length: u32::try_from(length).map_err(|_| WriteError::TooLarge)?,
@@ -443,8 +540,13 @@ impl SpaceCore {
         let operation = OperationSummary { id, kind, membership, epoch, dependencies, control: control.to_vec() };
         let summary = RunSummary { author: header.author, first: head + 1, previous, operations: vec![operation] };
         let mut admitted = Vec::new();
-        let held = self.state.hold(&summary, &mut admitted);
-        debug_assert!(held && admitted.len() == 1, "an own operation builds on admitted ones alone");
+        let held = self.state.hold(header.author, &summary, &mut admitted);
+        debug_assert!(held, "an own operation follows the one before it");
+        // A takeover counts once all is taken in again with it.
+        debug_assert!(admitted.len() == 1 || kind == Kind::MEMBERSHIP, "an own operation builds on admitted ones");
+        for operation in &admitted {
+            self.state.take_notes(operation);
+        }
         // Nobody else's operation can wait for one that was not sent, so what is admitted is this one. Dependencies
         // that did not fit are still news.
         self.news = overflow;
@@ -453,28 +555,8 @@ impl SpaceCore {
 
     fn finish_writing(&mut self) {
         if let Some(run) = self.writing.take().and_then(|builder| builder.finish(&self.state.device)) {
-            self.batch.push(run);
+            self.batch.push(Filed::from(run));
         }
-    }
-
-    fn invite(
-        &mut self,
-        token: u64,
-        role: Role,
-        uses: u32,
-        expires_ms: u64,
-        random: &mut dyn CryptoRng,
-    ) -> Result<(), WriteError> {
-        self.check_writer()?;
-        if self.state.role() != Some(Role::Steward) || role == Role::Steward {
-            return Err(WriteError::NotSteward);
-        }
-        let invitation = DeviceKey::generate(&mut &mut *random);
-        let statement = Statement::Invitation { invitation: invitation.id(), role, uses, expires_ms };
-        let record = self.state.next_record(statement);
-        self.write_control(Kind::MEMBERSHIP, record.encode())?;
-        self.waiting.push_back(Waiting::Invite { token, invitation });
-        Ok(())
     }
 
     /// Admits a device; a member already is given its keys again without another operation.
@@ -490,11 +572,16 @@ impl SpaceCore {
             _ => JoinRefusal::NotASponsor,
         })?;
         let membership = self.state.membership();
-        let records = membership.records();
-        let role = membership
-            .check_certificate(&self.state.device.id(), records, &certificate)
-            .map_err(|_| JoinRefusal::BadCertificate)?;
         let device = certificate.device;
+        if membership.is_removed(&device) {
+            return Err(JoinRefusal::Removed);
+        }
+        let known = self.state.admission.known_records(&self.state.device.id());
+        let role = membership.check_certificate(known, &certificate).map_err(|error| match error {
+            MembershipError::ClosedInvitation => JoinRefusal::Closed,
+            MembershipError::UnknownInvitation => JoinRefusal::Unknown,
+            _ => JoinRefusal::BadCertificate,
+        })?;
         if let Some(member) = membership.members().get(&device).filter(|member| member.role <= role) {
             let delivery = self.state.keys.deliver(device, member, random).ok_or(JoinRefusal::Unavailable)?;
             return Ok(Some(delivery));
@@ -510,8 +597,9 @@ impl SpaceCore {
             return Err(JoinRefusal::Full);
         }
         let unavailable = |_| JoinRefusal::Unavailable;
-        self.write_control(Kind::ADMIT, Admit { certificate }.encode()).map_err(unavailable)?;
-        let member = &self.state.membership().members()[&device];
+        let admit = Admit { certificate, wall_time_ms: clock.wall_ms };
+        self.write_control(Kind::ADMIT, admit.encode()).map_err(unavailable)?;
+        let member = self.state.membership().members().get(&device).ok_or(JoinRefusal::Unavailable)?;
         let delivery = self.state.keys.deliver(device, member, random).ok_or(JoinRefusal::Unavailable)?;
         self.write_control(Kind::KEY_DELIVERY, delivery.encode()).map_err(unavailable)?;
         self.waiting.push_back(Waiting::Join { token, delivery });
@@ -524,37 +612,74 @@ impl SpaceCore {
         self.engine.handle(event, clock.now_ms, &self.state, random, &mut effects);
         for effect in effects {
             match effect {
-                SyncEffect::Ingest { run, .. } => self.ingest(run, out),
+                SyncEffect::Ingest { run, .. } => self.ingest(run.author(), run, out),
+                SyncEffect::Branch { run, .. } => self.take_branch(run, out),
+                SyncEffect::Publish { bytes } => out.push(Effect::Publish { epoch: self.state.gossip_epoch(), bytes }),
                 other => out.push(Effect::Sync(other)),
             }
         }
     }
 
-    /// Takes a verified run that follows what is held.
-    fn ingest(&mut self, run: VerifiedRun, out: &mut Vec<Effect>) {
+    /// Takes a verified run that follows what is held of a log.
+    fn ingest(&mut self, log: DeviceId, run: VerifiedRun, out: &mut Vec<Effect>) {
         let mut admitted = Vec::new();
-        if !self.state.hold(&RunSummary::of(&run), &mut admitted) {
+        if !self.state.hold(log, &RunSummary::of(&run), &mut admitted) {
             return;
         }
+        let mut new_keys = false;
         for operation in admitted {
-            if self.state.take_keys(&operation) {
-                out.push(Effect::StoreKeys);
-            }
+            new_keys |= self.state.take_notes(&operation);
             if operation.kind == Kind::DATA && operation.fault.is_none() {
                 self.admitted.push(News::Foreign(operation));
             }
         }
+        if new_keys {
+            out.push(Effect::StoreKeys);
+        }
         self.news = !planted(Bug::DependenciesForgotten);
-        self.open.keep(&run);
-        self.batch.push(run);
+        self.open.keep(log, &run);
+        self.batch.push(Filed { log, run });
+    }
+
+    /// Takes a run of a branch: when it proves a fork that is not known, and when somebody built on it.
+    fn take_branch(&mut self, run: VerifiedRun, out: &mut Vec<Effect>) {
+        let author = run.author();
+        let forked = self.state.membership().forks().contains_key(&author);
+        let wanted = |(of, sequence, id): (DeviceId, u64, OperationId)| {
+            of == author && (run.last() <= sequence || run.operation(sequence).is_some_and(|found| found.id == id))
+        };
+        if forked && !self.state.admission.wanted_branch().is_some_and(wanted) {
+            return;
+        }
+        let Some((log, first)) = self.state.admission.branch_for(&RunSummary::of(&run)) else { return };
+        if !self.state.is_proven(&author) {
+            self.parted.push((first, run.clone()));
+        }
+        let fresh = match run.encode_after(first - 1) {
+            Some(bytes) if first > run.first() => Run::decode(run.space(), bytes).ok().and_then(|run| run.verify().ok()),
+            _ => Some(run),
+        };
+        if let Some(fresh) = fresh {
+            self.ingest(log, fresh, out);
+        }
+    }
+
+    /// Writes down a proof that an author forked, so that all learn of it.
+    fn publish_proof(&mut self, proof: &ForkProof) {
+        let known = self.state.is_proven(&proof.author);
+        if !known && self.check_writer().is_ok() && proof.holds(&self.state.keys.space) {
+            // One that finds no room is written by whoever meets the fork next.
+            let _unwritten = self.write_control(Kind::EQUIVOCATION, proof.encode());
+        }
     }
 
     fn durable(&mut self, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {
         let local = self.state.device.id();
         let runs = std::mem::take(&mut self.syncing);
-        for run in &runs {
-            self.state.made_durable(run.author(), run.last(), run.last_id());
+        for Filed { log, run } in &runs {
+            self.state.made_durable(*log, run.last(), run.last_id());
         }
+        self.state.offer_limited();
         for news in std::mem::take(&mut self.admitted) {
             match news {
                 News::Foreign(admitted) => self.open.admit(&admitted),
@@ -566,13 +691,19 @@ impl SpaceCore {
             out.push(match waiting {
                 Waiting::Invite { token, invitation } => Effect::Invited { token, outcome: Ok(invitation) },
                 Waiting::Join { token, delivery } => Effect::JoinAnswered { token, outcome: Ok(delivery) },
+                Waiting::Govern { token } => Effect::Governed { token, outcome: Ok(()) },
             });
         }
-        for run in runs {
-            if run.author() == local {
+        for (sequence, run) in std::mem::take(&mut self.parted) {
+            out.push(Effect::Prove { sequence, run });
+        }
+        for Filed { log, run } in runs {
+            if log == local {
                 self.reconcile(SyncEvent::Written { run }, clock, random, out);
             }
         }
+        // What begins an epoch was told under the name of the one before, which those know who are to hear it.
+        self.state.refresh_keys();
         self.reconcile(SyncEvent::Taken, clock, random, out);
     }
 }

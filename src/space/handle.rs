@@ -16,13 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::core::WriteError;
 use super::pump::{Figures, Link, Message, Watched};
+use super::steward::Act;
 use crate::documents::{
     Answer, AuditStart, ChangeEvent, ChangePage, Comparison, ConflictPage, ConflictScope, DocumentError, DocumentView,
     Edit, HistoryItem, List, Pointer, Query, Stats, Step, SumPage, Version, Written, parse_hash,
 };
 use crate::error::Error;
 use crate::node::Node;
-use crate::node::info::{InvitationTerms, MemberInfo, SpaceStatus};
+use crate::node::info::{InvitationTerms, MemberInfo, MembershipEvent, SpaceStatus};
 
 /// A space on this device. Clones share it.
 #[derive(Clone)]
@@ -221,6 +222,19 @@ impl Space {
     /// Who is a member.
     pub async fn members(&self) -> Result<Vec<MemberInfo>, Error> {
         self.tell(|reply| Message::Members { reply }).await
+    }
+
+    /// What was decided about the members, by whom and when.
+    pub async fn membership_log(&self) -> Result<Vec<MembershipEvent>, Error> {
+        self.tell(|reply| Message::MembershipLog { reply }).await
+    }
+
+    /// Changes the membership. All but [`Act::TakeOver`] is for the steward.
+    ///
+    /// # Errors
+    /// [`Error::Write`] says why it is not possible; nothing is changed then.
+    pub async fn govern(&self, act: Act) -> Result<(), Error> {
+        self.tell(|reply| Message::Govern { act, reply }).await?.map_err(Error::Write)
     }
 
     /// How the space is doing on this device.

@@ -54,6 +54,12 @@ pub enum JoinRefusal {
     /// The sponsor cannot write at the moment.
     #[error("this peer cannot write at the moment; it may work later or with another peer")]
     Unavailable,
+    /// The device was removed.
+    #[error("this device was removed from the space; make a new device (`syncline init`) and have it invited")]
+    Removed,
+    /// The invitation was withdrawn, or closed when somebody was removed.
+    #[error("the ticket was withdrawn; ask for a new one")]
+    Closed,
 }
 
 impl JoinRequest {

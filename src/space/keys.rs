@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use syncline_model::canonical::{self, DecodeError};
-use syncline_model::keys::WrappedSecret;
+use syncline_model::keys::{WrappedSecret, open, seal};
 use syncline_model::membership::{KeyDelivery, Member};
 use syncline_model::{ContentKey, DeviceId, DeviceKey, ReplicationSecret, Role, SpaceId};
 
@@ -65,6 +65,11 @@ impl SpaceKeys {
         Some(KeyDelivery { recipient, epoch: *epoch, content, replication: wrap("replication", &replication.0)? })
     }
 
+    /// The secret that another one's name in gossip and greetings is made of, the latest first.
+    pub fn replication_secrets(&self) -> impl Iterator<Item = (u32, &ReplicationSecret)> {
+        self.replication.iter().rev().map(|(epoch, secret)| (*epoch, secret))
+    }
+
     /// Takes the secrets of a delivery to this device; tells whether any was new.
     pub fn accept(&mut self, device: &DeviceKey, delivery: &KeyDelivery) -> bool {
         if delivery.recipient != device.id() {
@@ -84,4 +89,25 @@ impl SpaceKeys {
         }
         before != (self.replication.len(), self.content.len())
     }
+}
+
+/// Seals an epoch's content key under the next one's, for the record that begins the next.
+pub(super) fn seal_previous(
+    space: &SpaceId,
+    epoch: u32,
+    key: &ContentKey,
+    previous: &ContentKey,
+    random: &mut dyn CryptoRng,
+) -> Vec<u8> {
+    seal(key, &previous_key_data(space, epoch), &previous.0, &mut &mut *random)
+}
+
+/// Opens what [`seal_previous`] made.
+pub(super) fn open_previous(space: &SpaceId, epoch: u32, key: &ContentKey, sealed: &[u8]) -> Option<ContentKey> {
+    let opened = open(key, &previous_key_data(space, epoch), sealed).ok()?;
+    opened.try_into().ok().map(ContentKey)
+}
+
+fn previous_key_data(space: &SpaceId, epoch: u32) -> Vec<u8> {
+    [b"syncline/previous-key/1\0".as_slice(), &space.0, &epoch.to_le_bytes()].concat()
 }

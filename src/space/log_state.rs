@@ -1,14 +1,19 @@
 //! What one replica holds of a space: heads, admission, keys. The read side that reconciliation looks at.
 
-use syncline_model::membership::{KeyDelivery, Record, Statement};
+use std::collections::BTreeSet;
+
+use syncline_model::membership::{Facts, KeyDelivery, Record, Statement};
 use syncline_model::planted::{Bug, planted};
 use syncline_model::{
     Admission, Admitted, ContentKey, DeviceId, DeviceKey, IdPrefix, Kind, Membership, OperationId, Role, RunSummary,
-    SpaceId, VersionVector,
+    SpaceId, VerifiedRun, VersionVector,
 };
 use syncline_sync::Replica;
 
 use super::keys::SpaceKeys;
+
+/// Epochs whose gossip is still understood: members learn of a new one at different times.
+const GOSSIP_EPOCHS_MAX: usize = 4;
 
 /// Heads, admission and keys of one space on this device.
 #[derive(Debug)]
@@ -16,20 +21,54 @@ pub struct LogState {
     pub(super) device: DeviceKey,
     pub(super) keys: SpaceKeys,
     pub(super) admission: Admission,
-    /// What is durable here: announced and served.
+    /// What is durable here, log by log.
     durable: VersionVector,
     /// The same with what is being written.
     taken: VersionVector,
-    gossip_key: Option<ContentKey>,
+    /// What peers are told of: logs up to where they are worth having.
+    offered: VersionVector,
+    /// Logs that are offered up to a cut only.
+    limited: BTreeSet<DeviceId>,
+    /// The membership's count of changes at which `limited` was worked out.
+    limited_at: u64,
+    /// The epoch whose secret gossip is published under.
+    gossip_epoch: u32,
+    gossip_keys: Vec<ContentKey>,
+    /// Epochs and devices whose keys were delivered.
+    delivered: BTreeSet<(u32, DeviceId)>,
+    /// Authors of whom a proof of their fork is held.
+    proven: BTreeSet<DeviceId>,
 }
 
 impl LogState {
     /// Nothing held yet.
     pub fn new(device: DeviceKey, keys: SpaceKeys) -> Self {
-        let admission = Admission::new(Membership::new(keys.space));
-        let gossip_key = keys.replication_secret().map(|secret| secret.gossip_key());
-        let (durable, taken) = Default::default();
-        Self { device, keys, admission, durable, taken, gossip_key }
+        let admission = Admission::new(keys.space, &Facts::default());
+        let (durable, taken, offered, limited, gossip_keys) = Default::default();
+        let mut state = Self {
+            device,
+            keys,
+            admission,
+            durable,
+            taken,
+            offered,
+            limited,
+            limited_at: 0,
+            gossip_epoch: 0,
+            gossip_keys,
+            delivered: BTreeSet::new(),
+            proven: BTreeSet::new(),
+        };
+        state.refresh_keys();
+        state
+    }
+
+    /// Forgets what is held, to take it in again with what is known by now.
+    pub(super) fn begin_again(&mut self, facts: &Facts) {
+        self.admission = Admission::new(self.keys.space, facts);
+        (self.durable, self.taken, self.offered) = Default::default();
+        (self.limited, self.limited_at) = Default::default();
+        (self.delivered, self.proven) = Default::default();
     }
 
     /// This device.
@@ -63,38 +102,120 @@ impl LogState {
         (self.taken.sequence(&local), self.taken.head(&local))
     }
 
+    /// The epoch whose secret gossip is published under.
+    pub fn gossip_epoch(&self) -> u32 {
+        self.gossip_epoch
+    }
+
+    /// Whether the keys of an epoch were delivered to a device.
+    pub(super) fn is_delivered(&self, epoch: u32, device: DeviceId) -> bool {
+        self.delivered.contains(&(epoch, device))
+    }
+
+    /// Whether a proof is held that an author forked.
+    pub(super) fn is_proven(&self, author: &DeviceId) -> bool {
+        self.proven.contains(author)
+    }
+
     /// Holds a run; appends what is admitted by it. False when it does not follow what is held.
-    pub(super) fn hold(&mut self, summary: &RunSummary, admitted: &mut Vec<Admitted>) -> bool {
-        if !self.admission.hold(summary, admitted) {
+    pub(super) fn hold(&mut self, log: DeviceId, summary: &RunSummary, admitted: &mut Vec<Admitted>) -> bool {
+        if !self.admission.hold_in(log, summary, admitted) {
             return false;
         }
-        self.taken.advance(summary.author, summary.last(), summary.last_id());
+        self.taken.advance(log, summary.last(), summary.last_id());
         true
     }
 
     /// What was taken is durable now.
-    pub(super) fn made_durable(&mut self, author: DeviceId, sequence: u64, id: OperationId) {
-        self.durable.advance(author, sequence, id);
+    pub(super) fn made_durable(&mut self, log: DeviceId, sequence: u64, id: OperationId) {
+        self.durable.advance(log, sequence, id);
+        if !self.limited.contains(&log) {
+            self.offer(log);
+        }
     }
 
-    /// Takes keys that an admitted delivery brings; tells whether any was new.
-    pub(super) fn take_keys(&mut self, admitted: &Admitted) -> bool {
-        if admitted.kind != Kind::KEY_DELIVERY {
+    /// Works out anew what is offered of logs that were cut.
+    pub(super) fn offer_limited(&mut self) {
+        let changes = self.membership().changes();
+        if self.limited_at != changes {
+            self.limited_at = changes;
+            let is_limited = |log: &&DeviceId| {
+                self.admission.branching(log).is_some()
+                    || (self.membership().knows(log) && self.membership().limit(log) != u64::MAX)
+            };
+            let limited = self.durable.iter().map(|(log, _)| log).filter(is_limited).copied().collect();
+            let before = std::mem::replace(&mut self.limited, limited);
+            before.iter().for_each(|log| self.offer(*log));
+        }
+        self.limited.clone().into_iter().for_each(|log| self.offer(log));
+    }
+
+    /// Peers are told of logs up to where everybody holds them who holds the same: of those that were cut, what counts.
+    fn offer(&mut self, log: DeviceId) {
+        let durable = self.durable.entry(&log).copied();
+        let entry = if self.admission.branching(&log).is_some() {
+            None
+        } else if !self.membership().knows(&log) || self.membership().limit(&log) == u64::MAX {
+            durable
+        } else {
+            let counting = self.admission.admitted().entry(&log).copied();
+            counting.zip(durable).map(|(counting, durable)| {
+                if counting.sequence <= durable.sequence { counting } else { durable }
+            })
+        };
+        self.offered.replace(log, entry);
+    }
+
+    /// Takes keys that an admitted delivery brings, and notes what else it tells; tells whether any key was new.
+    pub(super) fn take_notes(&mut self, admitted: &Admitted) -> bool {
+        if admitted.fault.is_some() {
             return false;
         }
-        let Ok(delivery) = KeyDelivery::decode(&admitted.control) else { return false };
-        let new = self.accept_delivery(&delivery);
-        if new && self.membership().epoch_facts(delivery.epoch).is_some() {
-            self.drop_uncommitted_keys();
+        match admitted.kind {
+            Kind::EQUIVOCATION => {
+                if let Ok(proof) = syncline_model::ForkProof::decode(&admitted.control) {
+                    self.proven.insert(proof.author);
+                }
+                false
+            }
+            Kind::KEY_DELIVERY => {
+                let Ok(delivery) = KeyDelivery::decode(&admitted.control) else { return false };
+                self.delivered.insert((delivery.epoch, delivery.recipient));
+                self.accept_delivery(&delivery)
+            }
+            // The key of an epoch before may stand in its record.
+            Kind::MEMBERSHIP => self.unlock_earlier_keys(),
+            _ => false,
         }
-        new
     }
 
     /// Takes the keys of a delivery to this device; tells whether any was new.
     pub(super) fn accept_delivery(&mut self, delivery: &KeyDelivery) -> bool {
         let new = self.keys.accept(&self.device, delivery);
-        self.refresh_keys();
+        if new {
+            self.drop_uncommitted_keys();
+            self.unlock_earlier_keys();
+            self.refresh_keys();
+        }
         new
+    }
+
+    /// Opens the keys of earlier epochs, each of which stands in the record of the next one under that one's key.
+    fn unlock_earlier_keys(&mut self) -> bool {
+        let before = self.keys.content.len();
+        let (space, membership) = (self.keys.space, self.admission.membership());
+        for (epoch, facts) in membership.epochs().iter().rev() {
+            let earlier = membership.epochs().range(..epoch).next_back();
+            let Some((earlier, earlier_facts)) = earlier else { break };
+            let key = self.keys.content.get(epoch).zip(facts.previous_key.as_ref());
+            let Some((key, sealed)) = key.filter(|_| !self.keys.content.contains_key(earlier)) else { continue };
+            let opened = super::keys::open_previous(&space, *epoch, key, sealed);
+            let opened = opened.filter(|key| key.commitment(&space, *earlier) == earlier_facts.content_commitment);
+            if let Some(key) = opened {
+                self.keys.content.insert(*earlier, key);
+            }
+        }
+        before != self.keys.content.len()
     }
 
     /// Drops keys that are not the ones their epoch's record commits to.
@@ -110,17 +231,18 @@ impl LogState {
                 .epoch_facts(*epoch)
                 .is_none_or(|facts| facts.replication_commitment == secret.commitment(&space, *epoch))
         });
-        self.refresh_keys();
     }
 
-    /// Takes note that the keys were changed from outside.
+    /// Takes note that the keys were changed: gossip goes under the latest from now on.
     pub(super) fn refresh_keys(&mut self) {
-        self.gossip_key = self.keys.replication_secret().map(|secret| secret.gossip_key());
+        let latest = self.keys.replication.iter().rev().take(GOSSIP_EPOCHS_MAX);
+        self.gossip_keys = latest.map(|(_, secret)| secret.gossip_key()).collect();
+        self.gossip_epoch = self.keys.replication.last_key_value().map_or(0, |(epoch, _)| *epoch);
     }
 
     /// The steward's next record of the membership log.
-    pub(super) fn next_record(&self, statement: Statement) -> Record {
-        self.membership().next_record(statement)
+    pub(super) fn next_record(&self, statement: Statement, wall_ms: u64) -> Record {
+        self.membership().next_record(statement, wall_ms)
     }
 }
 
@@ -134,7 +256,7 @@ impl Replica for LogState {
     }
 
     fn vector(&self) -> &VersionVector {
-        &self.durable
+        &self.offered
     }
 
     fn taken(&self, author: &DeviceId) -> (u64, OperationId) {
@@ -150,9 +272,36 @@ impl Replica for LogState {
             None => *author == self.keys.founder,
             Some(_) => {
                 let writes = |role: Role| role.writes() || planted(Bug::RoleUncheckedAtAdmission);
-                self.membership().role(author).is_some_and(writes)
+                let member = self.membership().role(author).is_some_and(writes);
+                // Of those who may write no more it is known up to where they did.
+                member || (self.membership().knows(author) && (1..u64::MAX).contains(&self.admission.worth(author)))
             }
         }
+    }
+
+    fn begins_by_itself(&self, run: &VerifiedRun) -> bool {
+        let first = run.operation(1).filter(|operation| operation.kind == Kind::MEMBERSHIP);
+        first.is_some_and(|operation| self.membership().is_takeover(&run.author(), run.payload(operation)))
+    }
+
+    fn worth(&self, author: &DeviceId) -> u64 {
+        self.admission.worth(author)
+    }
+
+    fn log_of(&self, author: &DeviceId, sequence: u64, id: &OperationId) -> Option<DeviceId> {
+        self.admission.log_of(author, sequence, id)
+    }
+
+    fn durable(&self, log: &DeviceId) -> u64 {
+        self.durable.sequence(log)
+    }
+
+    fn branches_after(&self, log: &DeviceId) -> u64 {
+        self.admission.branching(log).map_or(0, |(_, base)| base)
+    }
+
+    fn wanted_branch(&self) -> Option<(DeviceId, u64, OperationId)> {
+        self.admission.wanted_branch()
     }
 
     fn serves(&self, peer: &DeviceId) -> bool {
@@ -167,7 +316,7 @@ impl Replica for LogState {
         self.admission.waiting_operations()
     }
 
-    fn gossip_key(&self) -> Option<&ContentKey> {
-        self.gossip_key.as_ref()
+    fn gossip_keys(&self) -> &[ContentKey] {
+        &self.gossip_keys
     }
 }

@@ -21,8 +21,10 @@ pub mod log_state;
 mod opening;
 pub(crate) mod pump;
 pub mod replica;
+mod steward;
 
 pub use self::core::{Clock, SpaceCore, WriteError};
 pub use handle::{Space, Watch};
 pub use keys::SpaceKeys;
 pub use replica::SpaceReplica;
+pub use steward::Act;

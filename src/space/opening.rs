@@ -17,8 +17,8 @@ const KEPT_BYTES_MAX: usize = 32 << 20;
 /// What the documents see next.
 #[derive(Debug)]
 enum Item {
-    /// A stretch of one author's admitted operations.
-    Stretch { author: DeviceId, first: u64, last: u64 },
+    /// A stretch of one log's admitted operations.
+    Stretch { log: DeviceId, first: u64, last: u64 },
     /// This device's own transaction: the documents have its content already.
     Own { token: u64, sequence: u64, past: Option<Past> },
 }
@@ -29,7 +29,7 @@ pub(super) struct OpenQueue {
     items: VecDeque<Item>,
     kept: BTreeMap<DeviceId, VecDeque<VerifiedRun>>,
     kept_bytes: usize,
-    read: VecDeque<Run>,
+    read: VecDeque<(DeviceId, Run)>,
     reading: bool,
     /// Operations that no key here opens, or whose content is malformed.
     unreadable: u64,
@@ -37,23 +37,21 @@ pub(super) struct OpenQueue {
 
 impl OpenQueue {
     /// Keeps a run's bytes at hand, as long as there is room.
-    pub(super) fn keep(&mut self, run: &VerifiedRun) {
+    pub(super) fn keep(&mut self, log: DeviceId, run: &VerifiedRun) {
         if self.kept_bytes + run.bytes().len() <= KEPT_BYTES_MAX {
             self.kept_bytes += run.bytes().len();
-            self.kept.entry(run.author()).or_default().push_back(run.clone());
+            self.kept.entry(log).or_default().push_back(run.clone());
         }
     }
 
     /// Queues an admitted data operation.
     pub(super) fn admit(&mut self, admitted: &Admitted) {
         match self.items.back_mut() {
-            Some(Item::Stretch { author, last, .. })
-                if *author == admitted.author && *last + 1 == admitted.sequence =>
-            {
+            Some(Item::Stretch { log, last, .. }) if *log == admitted.log && *last + 1 == admitted.sequence => {
                 *last = admitted.sequence;
             }
             _ => self.items.push_back(Item::Stretch {
-                author: admitted.author,
+                log: admitted.log,
                 first: admitted.sequence,
                 last: admitted.sequence,
             }),
@@ -71,9 +69,9 @@ impl OpenQueue {
     }
 
     /// Takes runs that [`Effect::Read`] asked for.
-    pub(super) fn give(&mut self, runs: Vec<Run>) {
+    pub(super) fn give(&mut self, log: DeviceId, runs: Vec<Run>) {
         self.reading = false;
-        self.read = runs.into();
+        self.read = runs.into_iter().map(|run| (log, run)).collect();
     }
 
     /// Opens as much as is at hand, and asks for what is missing.
@@ -88,13 +86,13 @@ impl OpenQueue {
                         out.push(Effect::Committed { token, sequence, past });
                     }
                 }
-                Some(Item::Stretch { author, first, last }) => {
-                    let (author, first, last) = (*author, *first, *last);
-                    let reached = self.open_stretch(state, author, first, last, &mut opened);
+                Some(Item::Stretch { log, first, last }) => {
+                    let (log, first, last) = (*log, *first, *last);
+                    let reached = self.open_stretch(state, log, first, last, &mut opened);
                     self.shorten(reached);
                     if reached < last {
                         self.reading = true;
-                        out.push(Effect::Read { author, after: reached, through: last });
+                        out.push(Effect::Read { log, after: reached, through: last });
                     }
                 }
             }
@@ -110,7 +108,7 @@ impl OpenQueue {
     fn open_stretch(
         &mut self,
         state: &LogState,
-        author: DeviceId,
+        log: DeviceId,
         first: u64,
         last: u64,
         opened: &mut Vec<Opened>,
@@ -118,16 +116,16 @@ impl OpenQueue {
         let mut reached = first - 1;
         while reached < last {
             let next = reached + 1;
-            let through = if let Some(run) = self.kept_run(author, next) {
+            let through = if let Some(run) = self.kept_run(log, next) {
                 let through = run.last().min(last);
-                self.open_run(state, &run, next, through, opened);
+                open_run(state, (log, &run), (next, through), opened, &mut self.unreadable);
                 through
-            } else if let Some(at) = self.read.iter().position(|run| covers(run, author, next)) {
-                let run = self.read.remove(at).expect("it was just found");
+            } else if let Some(at) = self.read.iter().position(|(of, run)| *of == log && run.operation(next).is_some()) {
+                let (_, run) = self.read.remove(at).expect("it was just found");
                 let through = run.last().min(last);
-                self.open_run(state, &run, next, through, opened);
+                open_run(state, (log, &run), (next, through), opened, &mut self.unreadable);
                 if through < run.last() {
-                    self.read.push_front(run);
+                    self.read.push_front((log, run));
                 }
                 through
             } else {
@@ -139,14 +137,14 @@ impl OpenQueue {
     }
 
     /// The kept run that covers `sequence`; earlier runs of the author are no longer needed.
-    fn kept_run(&mut self, author: DeviceId, sequence: u64) -> Option<VerifiedRun> {
-        let runs = self.kept.get_mut(&author)?;
+    fn kept_run(&mut self, log: DeviceId, sequence: u64) -> Option<VerifiedRun> {
+        let runs = self.kept.get_mut(&log)?;
         while let Some(run) = runs.pop_front_if(|run| run.last() < sequence) {
             self.kept_bytes -= run.bytes().len();
         }
-        let run = runs.front().filter(|run| covers(run, author, sequence)).cloned();
+        let run = runs.front().filter(|run| run.operation(sequence).is_some()).cloned();
         if runs.is_empty() {
-            self.kept.remove(&author);
+            self.kept.remove(&log);
         }
         run
     }
@@ -159,22 +157,25 @@ impl OpenQueue {
             }
         }
     }
-
-    fn open_run(&mut self, state: &LogState, run: &Run, first: u64, last: u64, opened: &mut Vec<Opened>) {
-        for sequence in first..=last {
-            match open_operation(state, run, sequence) {
-                Some(operation) => opened.push(operation),
-                None if run.operation(sequence).is_some_and(|operation| operation.kind == Kind::DATA) => {
-                    self.unreadable += 1;
-                }
-                None => {}
-            }
-        }
-    }
 }
 
-fn covers(run: &Run, author: DeviceId, sequence: u64) -> bool {
-    run.author() == author && run.operation(sequence).is_some()
+/// Opens a stretch of a run; counts what cannot be opened.
+fn open_run(
+    state: &LogState,
+    (log, run): (DeviceId, &Run),
+    (first, last): (u64, u64),
+    opened: &mut Vec<Opened>,
+    unreadable: &mut u64,
+) {
+    for sequence in first..=last {
+        match open_operation(state, log, run, sequence) {
+            Some(operation) => opened.push(operation),
+            None if run.operation(sequence).is_some_and(|operation| operation.kind == Kind::DATA) => {
+                *unreadable += 1;
+            }
+            None => {}
+        }
+    }
 }
 
 fn flush(opened: &mut Vec<Opened>, out: &mut Vec<Effect>) {
@@ -184,20 +185,21 @@ fn flush(opened: &mut Vec<Opened>, out: &mut Vec<Effect>) {
 }
 
 /// Decrypts one operation; None when no key here opens it or its content is malformed, which is its author's fault.
-fn open_operation(state: &LogState, run: &Run, sequence: u64) -> Option<Opened> {
+///
+/// The documents know operations by the log that they are in: of an author that forked there may be several.
+fn open_operation(state: &LogState, log: DeviceId, run: &Run, sequence: u64) -> Option<Opened> {
     let transaction = open_transaction(&state.keys.content, run, sequence)?;
-    let author = run.author();
     let deletes = transaction.entries.iter().any(|entry| entry.action == Action::Delete);
     Some(Opened {
-        author,
+        author: log,
         sequence,
         wall_time_ms: transaction.wall_time_ms,
         lineage: transaction.lineage,
-        actor: transaction.lineage.actor(&run.space(), &author),
+        actor: transaction.lineage.actor(&run.space(), &run.author()),
         entries: transaction.entries,
         past: (deletes && !planted(Bug::DeletePastForgotten))
-            .then(|| state.admission.causality().past(author, sequence)),
-        own: author == state.device.id(),
+            .then(|| state.admission.causality().past(log, sequence)),
+        own: log == state.device.id(),
     })
 }
 

@@ -4,6 +4,7 @@
 //! sync), and carries out the outputs. While a sync is under way the next batch gathers: that is the group commit.
 
 mod healing;
+mod members;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use syncline_model::membership::{Certificate, KeyDelivery};
-use syncline_model::{DeviceId, DeviceKey, DocumentKey, ReplicationSecret, Role, SpaceId};
+use syncline_model::{DeviceId, DeviceKey, DocumentKey, ReplicationSecret, Role, SpaceId, SpaceTag};
 use syncline_storage::{LogReader, StorageError};
 use syncline_sync::{
     Effect as SyncEffect, Event as SyncEvent, FrameId, Message as SyncMessage, PeerStatus, Replica, Request, RequestId,
@@ -26,18 +27,21 @@ use super::core::{Clock, Event, WriteError};
 use super::join::JoinAnswer;
 use super::keys::SpaceKeys;
 use super::replica::{Input, Output, SpaceReplica};
+use super::steward::Act;
 use crate::documents::{
     Answer, AuditStart, ChangeEvent, DocumentError, Input as DeskInput, JobDone, Query, Step, SumPage, Version,
 };
 use crate::error::Error;
 use crate::network::{self, GossipId, Network, Protocol, Reply, Topic};
 use crate::node::Notice;
-use crate::node::info::{MemberInfo, SpacePeer};
+use crate::node::info::{MemberInfo, MembershipEvent, SpacePeer};
 
 /// Requests of callers that may be open at once in one space; further callers wait.
 const OPEN_REQUESTS_MAX: usize = 4096;
 /// Messages from the network that may wait for a space; beyond it gossip is dropped and requests are refused.
 const NETWORK_QUEUE_MAX: usize = 4096;
+/// Epochs whose secrets peers are greeted with: who was away through more of them asks to be invited again.
+const GREETED_EPOCHS_MAX: usize = 16;
 /// Most messages taken into one step, so that answers are not held up by those that keep coming.
 const STEP_MESSAGES_MAX: usize = 1024;
 
@@ -85,12 +89,14 @@ pub(crate) enum Message {
     Worked(u64, JobDone),
     /// An invitation is wanted.
     Invite { role: Role, uses: u32, expires_ms: u64, reply: oneshot::Sender<Result<DeviceKey, WriteError>> },
+    /// The steward governs.
+    Govern { act: Act, reply: oneshot::Sender<Result<(), WriteError>> },
     /// A peer wants to be sponsored.
     Join { certificate: Certificate, reply: Reply },
     /// This device was admitted.
     Admitted(KeyDelivery),
     /// A peer shares the space.
-    PeerShares { peer: DeviceId },
+    PeerShares { peer: DeviceId, tag: SpaceTag },
     /// A peer is gone.
     PeerGone { peer: DeviceId },
     /// A peer asks something.
@@ -115,6 +121,8 @@ pub(crate) enum Message {
     },
     /// Who is in?
     Members { reply: oneshot::Sender<Vec<MemberInfo>> },
+    /// What was decided about members, and by whom?
+    MembershipLog { reply: oneshot::Sender<Vec<MembershipEvent>> },
     /// End cleanly.
     Close { reply: oneshot::Sender<()> },
 }
@@ -135,11 +143,16 @@ pub(crate) struct Figures {
 /// What the rest of the node may know of a space without asking it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
-    pub(crate) replication: Option<ReplicationSecret>,
+    /// The secret whose name gossip has at present.
+    pub(crate) gossip: Option<ReplicationSecret>,
+    /// The secrets of the latest epochs.
+    pub(crate) replication: Vec<(u32, ReplicationSecret)>,
     pub(crate) invitations: BTreeSet<DeviceId>,
     pub(crate) role: Option<Role>,
     pub(crate) strings: Option<syncline_model::Strings>,
     pub(crate) founder: Option<DeviceId>,
+    /// Whether this device was removed.
+    pub(crate) was_removed: bool,
     /// Why the space stopped.
     pub(crate) failure: Option<String>,
 }
@@ -228,7 +241,10 @@ struct Pump {
     answers: BTreeMap<u64, oneshot::Sender<Result<Answer, DocumentError>>>,
     watchers: BTreeMap<u64, async_mpsc::UnboundedSender<Watched>>,
     invitations: BTreeMap<u64, oneshot::Sender<Result<DeviceKey, WriteError>>>,
+    acts: BTreeMap<u64, oneshot::Sender<Result<(), WriteError>>>,
     joins: BTreeMap<u64, Reply>,
+    /// How the space is named to its peers.
+    tags: BTreeMap<DeviceId, SpaceTag>,
     requests: BTreeMap<RequestId, Reply>,
     frames: BTreeMap<FrameId, GossipId>,
     /// Numbers for the core's tokens, requests and frames.
@@ -268,7 +284,9 @@ impl Pump {
             answers: BTreeMap::new(),
             watchers: BTreeMap::new(),
             invitations: BTreeMap::new(),
+            acts: BTreeMap::new(),
             joins: BTreeMap::new(),
+            tags: BTreeMap::new(),
             requests: BTreeMap::new(),
             frames: BTreeMap::new(),
             numbers: 0,
@@ -399,14 +417,25 @@ impl Pump {
                 self.invitations.insert(token, reply);
                 Input::Core(Event::Invite { token, role, uses, expires_ms })
             }
+            Message::Govern { act, reply } => {
+                let token = self.number();
+                self.acts.insert(token, reply);
+                Input::Core(Event::Govern { token, act })
+            }
             Message::Join { certificate, reply } => {
                 let token = self.number();
                 self.joins.insert(token, reply);
                 Input::Core(Event::Join { token, certificate })
             }
             Message::Admitted(delivery) => Input::Core(Event::Admitted(delivery)),
-            Message::PeerShares { peer } => sync(SyncEvent::PeerShares { peer }),
-            Message::PeerGone { peer } => sync(SyncEvent::PeerGone { peer }),
+            Message::PeerShares { peer, tag } => {
+                self.tags.insert(peer, tag);
+                sync(SyncEvent::PeerShares { peer })
+            }
+            Message::PeerGone { peer } => {
+                self.tags.remove(&peer);
+                sync(SyncEvent::PeerGone { peer })
+            }
             Message::Requested { peer, request, reply } => {
                 let id = RequestId(self.number());
                 self.requests.insert(id, reply);
@@ -428,7 +457,10 @@ impl Pump {
                 let sums = self.replica.desk().audit_sums(after.as_ref(), &applied);
                 return ignore_gone(reply.send(sums.map_err(StorageError::from)));
             }
-            Message::Members { reply } => return ignore_gone(reply.send(self.members())),
+            Message::Members { reply } => return ignore_gone(reply.send(members::list(self.replica.core().state()))),
+            Message::MembershipLog { reply } => {
+                return ignore_gone(reply.send(members::history(self.replica.core().state())));
+            }
             Message::Close { .. } => return Ok(()),
         };
         self.replica.handle(input, clock, &mut self.surroundings.random)
@@ -466,6 +498,16 @@ impl Pump {
                     return ignore_gone(reply.send(outcome));
                 }
             }
+            Output::Governed(token, outcome) => {
+                if let Some(reply) = self.acts.remove(&token) {
+                    return ignore_gone(reply.send(outcome));
+                }
+            }
+            Output::Publish { epoch, bytes } => {
+                if let (Some(network), Some(topic)) = (&self.surroundings.network, self.topic(epoch)) {
+                    network.publish(topic, bytes);
+                }
+            }
             Output::JoinAnswered(token, outcome) => {
                 if let Some(reply) = self.joins.remove(&token) {
                     let answer = outcome.map_or_else(JoinAnswer::Refused, JoinAnswer::Admitted);
@@ -491,11 +533,6 @@ impl Pump {
         let Some(network) = self.surroundings.network.clone() else { return };
         match effect {
             SyncEffect::Send { peer, token, request } => self.ask_peer(&network, peer, token, request),
-            SyncEffect::Publish { bytes } => {
-                if let Some(topic) = self.topic() {
-                    network.publish(topic, bytes);
-                }
-            }
             SyncEffect::Verdict { id, from, verdict } => {
                 if let Some(name) = self.frames.remove(&id) {
                     network.report(name, from, verdict_for_network(verdict));
@@ -513,15 +550,17 @@ impl Pump {
             SyncEffect::Synced { peer } => {
                 tracing::debug!(space = %self.space().short(), peer = %peer.short(), "in sync");
             }
-            // The replica serves, replies and takes runs in by itself.
-            SyncEffect::Serve { .. } | SyncEffect::Reply { .. } | SyncEffect::Ingest { .. } => {}
+            // The replica serves, replies, takes runs in and names its topic by itself.
+            SyncEffect::Serve { .. }
+            | SyncEffect::Reply { .. }
+            | SyncEffect::Ingest { .. }
+            | SyncEffect::Branch { .. }
+            | SyncEffect::Publish { .. } => {}
         }
     }
 
     fn ask_peer(&mut self, network: &Network, peer: DeviceId, token: Token, request: Request) {
-        let state = self.replica.core().state();
-        let Some(secret) = state.keys().replication_secret() else { return };
-        let tag = secret.tag(&state.device_id(), &peer);
+        let Some(tag) = self.tags.get(&peer).copied() else { return };
         let bytes = SyncMessage::Space { tag, request }.encode();
         let answer = network.send_request(peer, Protocol::Sync, bytes);
         let (sender, queued, beginning) = (self.sender.clone(), self.queued.clone(), self.beginning);
@@ -563,19 +602,24 @@ impl Pump {
         self.replica.core().state().keys().space
     }
 
-    fn topic(&self) -> Option<Topic> {
-        self.replica.core().state().keys().replication_secret()?.topic().parse().ok()
+    /// The name of the space's gossip in an epoch.
+    fn topic(&self, epoch: u32) -> Option<Topic> {
+        self.replica.core().state().keys().replication.get(&epoch)?.topic().parse().ok()
     }
 
     fn publish_facts(&self, failure: Option<String>) {
         let state = self.replica.core().state();
         let membership = state.membership();
+        let secret = |(epoch, secret): (u32, &ReplicationSecret)| (epoch, secret.clone());
+        let open = membership.invitations().iter().filter(|(_, invitation)| invitation.closed.is_none());
         let facts = Facts {
-            replication: state.keys().replication_secret().cloned(),
-            invitations: membership.invitations().keys().copied().collect(),
+            gossip: state.keys().replication.get(&state.gossip_epoch()).cloned(),
+            replication: state.keys().replication_secrets().take(GREETED_EPOCHS_MAX).map(secret).collect(),
+            invitations: open.map(|(invitation, _)| *invitation).collect(),
             role: state.role(),
             strings: membership.genesis().map(|genesis| genesis.strings),
             founder: membership.genesis().map(|genesis| genesis.steward),
+            was_removed: membership.is_removed(&state.device_id()),
             failure,
         };
         self.facts.send_replace(Arc::new(facts));
@@ -598,21 +642,14 @@ impl Pump {
             members: admission.membership().members().len(),
             peers: core.engine().status(core.state()).peers.iter().map(space_peer).collect(),
             quarantined: stats.map(|stats| stats.quarantined).unwrap_or_default(),
-            problems: admission.refused().iter().map(problem).chain(self.lost_problems()).collect(),
+            problems: admission
+                .refused()
+                .iter()
+                .map(problem)
+                .chain(members::problems(core.state()))
+                .chain(self.lost_problems())
+                .collect(),
         }
-    }
-
-    fn members(&self) -> Vec<MemberInfo> {
-        let state = self.replica.core().state();
-        let (local, vector) = (state.device_id(), state.vector());
-        let info = |(device, member): (&DeviceId, &syncline_model::membership::Member)| MemberInfo {
-            device: device.to_string(),
-            role: member.role.name().to_owned(),
-            this_device: *device == local,
-            admitted_by: member.admissions.first().map(|by| by.sponsor.to_string()),
-            operations: vector.sequence(device),
-        };
-        state.membership().members().iter().map(info).collect()
     }
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use rand_core::CryptoRng;
 use syncline_model::limits::PAYLOAD_BYTES_MAX;
-use syncline_model::membership::KeyDelivery;
+use syncline_model::membership::{Facts, KeyDelivery};
 use syncline_model::planted::{Bug, planted};
-use syncline_model::{ContentKey, DeviceId, DeviceKey, Run, Strings};
+use syncline_model::{ContentKey, DeviceId, DeviceKey, ForkProof, Run, Strings};
 use syncline_storage::{AuthorRange, LogReader, SpaceLog, StorageError};
 use syncline_sync::{Effect as SyncEffect, Event as SyncEvent, Range, RequestId, Response, Serving, Verdict};
 
@@ -21,6 +21,9 @@ use crate::documents::{
     Output as DeskOutput, StringMode, Version,
 };
 
+/// How often what the log holds is taken in again until all is known beforehand that decides what counts. Forks and
+/// takeovers are known after the first time, what they let records say after the second, and their cuts act in the third.
+const REPLAYS_MAX: usize = 4;
 /// Bytes of runs that one read for opening asks of the log.
 const READ_BYTES_MAX: usize = 4 << 20;
 
@@ -53,6 +56,15 @@ pub enum Output {
     Invited(u64, Result<DeviceKey, WriteError>),
     /// The answer to a device that asked for sponsorship.
     JoinAnswered(u64, Result<KeyDelivery, JoinRefusal>),
+    /// A governing act is durable, or was refused.
+    Governed(u64, Result<(), WriteError>),
+    /// A frame for gossip, under the name that the space has in this epoch.
+    Publish {
+        /// The epoch.
+        epoch: u32,
+        /// The frame.
+        bytes: Vec<u8>,
+    },
     /// The space's keys are to be stored.
     StoreKeys,
     /// Roles, invitations or epochs changed.
@@ -104,10 +116,19 @@ impl SpaceReplica {
         };
         let operations = Arc::new(LogOperations::new(reader.clone(), opener));
         let mut desk = Desk::open(config, log.index().clone(), operations, random)?;
-        let applied = |author: &DeviceId| desk.applied(author);
-        log.replay(None, &mut |_, summary| core.replay(&summary, &applied))?;
+        let mut facts = Facts::default();
+        for _ in 0..REPLAYS_MAX {
+            let applied = |log: &DeviceId| desk.applied(log);
+            log.replay_filed(None, &mut |_, filed, summary| core.replay(filed, &summary, &applied))?;
+            if core.end_replay(&mut facts) {
+                break;
+            }
+        }
         desk.set_strings(string_mode(&core));
         keyring.renew(core.state());
+        // Documents that show what does not count any more are made anew.
+        let admitted = core.state().admission().admitted();
+        let documents_outdated = desk.applied_logs().iter().any(|(log, applied)| admitted.sequence(log) < *applied);
         Ok(Self {
             core,
             desk,
@@ -115,7 +136,7 @@ impl SpaceReplica {
             reader,
             index_due_ms: None,
             keyring,
-            documents_outdated: false,
+            documents_outdated,
             outputs: Vec::new(),
         })
     }
@@ -140,9 +161,10 @@ impl SpaceReplica {
     pub fn found(
         &mut self,
         genesis: syncline_model::membership::Genesis,
+        wall_ms: u64,
         random: &mut dyn CryptoRng,
     ) -> Result<(), WriteError> {
-        self.core.found(genesis, random)?;
+        self.core.found(genesis, wall_ms, random)?;
         self.keyring.renew(self.core.state());
         self.desk.set_strings(string_mode(&self.core));
         Ok(())
@@ -153,11 +175,12 @@ impl SpaceReplica {
         &self.desk
     }
 
-    /// Whether keys came after operations that they may open had been left out of the documents.
+    /// Whether the documents show something else than what counts: keys came after operations that they may open had
+    /// been left out, or what was shown was cut.
     ///
-    /// Such operations are read when the replica is opened again, after [`SpaceReplica::forget_documents`].
+    /// They are put right when the replica is opened again, after [`SpaceReplica::forget_documents`].
     pub fn documents_outdated(&self) -> bool {
-        self.documents_outdated
+        self.documents_outdated || self.core.is_outdated()
     }
 
     /// Forgets what is kept of the documents, so that the next opening makes them anew from all operations.
@@ -196,11 +219,11 @@ impl SpaceReplica {
     /// Here nothing has been taken in yet. What the core has once chained, signed or counted as held it cannot give
     /// up again, so an append that fails ends the space.
     fn refuse_without_room(&mut self, input: Input) -> Result<Option<Input>, StorageError> {
-        use Event::{Invite, Join, Sync};
+        use Event::{Govern, Invite, Join, Sync};
         let adds = match &input {
             Input::Desk(input) => matches!(input, DeskInput::Transact { .. }),
             Input::Core(Sync(event)) => matches!(event, SyncEvent::Answered { .. } | SyncEvent::Gossip { .. }),
-            Input::Core(event) => matches!(event, Invite { .. } | Join { .. }),
+            Input::Core(event) => matches!(event, Govern { .. } | Invite { .. } | Join { .. }),
         };
         if !adds || self.log.has_room()? {
             return Ok(Some(input));
@@ -208,6 +231,7 @@ impl SpaceReplica {
         let refusal = match input {
             Input::Desk(DeskInput::Transact { token, .. }) => Output::Answer(token, Err(DocumentError::NoRoom)),
             Input::Core(Invite { token, .. }) => Output::Invited(token, Err(WriteError::Storage)),
+            Input::Core(Govern { token, .. }) => Output::Governed(token, Err(WriteError::Storage)),
             Input::Core(Join { token, .. }) => Output::JoinAnswered(token, Err(JoinRefusal::Unavailable)),
             Input::Core(Sync(SyncEvent::Gossip { from, id, .. })) => {
                 Output::Sync(SyncEffect::Verdict { id, from, verdict: Verdict::Ignore })
@@ -234,9 +258,9 @@ impl SpaceReplica {
             }
             if planted(Bug::VisibleBeforeDurable) {
                 self.log.sync()?;
-                self.log.append(&batch)?;
+                self.log.file(&batch)?;
             } else {
-                self.log.append(&batch)?;
+                self.log.file(&batch)?;
                 self.log.sync()?;
             }
             self.handle(Input::Core(Event::Durable), clock, random)?;
@@ -318,9 +342,9 @@ impl SpaceReplica {
                 let reason = document_error(reason);
                 self.ask_desk(DeskInput::Aborted { token, reason }, clock, random, next);
             }
-            Effect::Read { author, after, through } => {
-                let runs = self.reader.read(&author, after, through, READ_BYTES_MAX)?;
-                if !runs.iter().any(|run| run.author() == author && run.operation(after + 1).is_some()) {
+            Effect::Read { log, after, through } => {
+                let runs = self.reader.read(&log, after, through, READ_BYTES_MAX)?;
+                if !runs.iter().any(|run| run.operation(after + 1).is_some()) {
                     // Asking again would not end. A job on documents may just have met damage there.
                     self.stop_if_damaged()?;
                     let reason = "an operation that is held is not where the index looks for it";
@@ -329,10 +353,18 @@ impl SpaceReplica {
                         reason,
                     });
                 }
-                self.core.handle(Event::Read(runs), clock, random, next);
+                self.core.handle(Event::Read { log, runs }, clock, random, next);
             }
             Effect::Invited { token, outcome } => self.outputs.push(Output::Invited(token, outcome)),
             Effect::JoinAnswered { token, outcome } => self.outputs.push(Output::JoinAnswered(token, outcome)),
+            Effect::Governed { token, outcome } => self.outputs.push(Output::Governed(token, outcome)),
+            Effect::Prove { sequence, run } => {
+                let stored = self.reader.run_at(&run.author(), sequence)?;
+                if let Some(proof) = stored.and_then(|stored| ForkProof::of(&stored, &run)) {
+                    self.core.handle(Event::Proven(proof), clock, random, next);
+                }
+            }
+            Effect::Publish { epoch, bytes } => self.outputs.push(Output::Publish { epoch, bytes }),
             Effect::StoreKeys => {
                 let more = self.keyring.renew(self.core.state());
                 self.documents_outdated |= more && self.core.unreadable() > 0;
@@ -359,7 +391,8 @@ impl SpaceReplica {
 
     /// The stored runs that a page may need, in order of arrival.
     fn stored_runs(&self, serving: &Serving) -> Result<Vec<Run>, StorageError> {
-        let wanted = |range: &Range| AuthorRange { author: range.author, after: range.after, through: range.through };
+        let wanted =
+            |range: &Range| AuthorRange { author: serving.log(range), after: range.after, through: range.through };
         let ranges: Vec<AuthorRange> = serving.ranges.iter().map(wanted).collect();
         let (mut runs, mut bytes, mut after) = (Vec::new(), 0, None);
         while bytes < serving.bytes_max() {
@@ -399,6 +432,9 @@ impl SpaceReplica {
 fn document_error(reason: WriteError) -> DocumentError {
     match reason {
         WriteError::ReadOnly { role } => DocumentError::NotWritable { role },
+        lost @ (WriteError::Removed | WriteError::Cut | WriteError::Cloned) => {
+            DocumentError::LostRight { reason: lost.to_string() }
+        }
         WriteError::TooLarge => DocumentError::TooLarge { what: "bytes", limit: PAYLOAD_BYTES_MAX },
         waiting @ (WriteError::NotAdmitted | WriteError::NoKey | WriteError::Recovering) => {
             DocumentError::NotYet { reason: waiting.to_string() }
@@ -446,7 +482,7 @@ mod tests {
         let (content, replication) = (BTreeMap::new(), BTreeMap::new());
         let keys = SpaceKeys { space, name, founder, ticket: None, content, replication };
         let mut core = SpaceCore::new(device, keys, Engine::new(Default::default()));
-        core.found(genesis, random).unwrap();
+        core.found(genesis, 0, random).unwrap();
         let options = OpenOptions { create: true, ..OpenOptions::default() };
         let store = Store::assemble(Arc::new(disk.clone()), Arc::new(MemoryIndex::new()), options).unwrap();
         store.create_space(space, Incarnation([0; 16]), &[]).unwrap();

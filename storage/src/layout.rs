@@ -13,15 +13,15 @@
 //!
 //! number n, one space
 //!   00 watermark                                              → end u64 ‖ runs u64 ‖ operations u64 ‖ bytes u64
-//!   01 arrival    ‖ position u64                              → length u32 ‖ author ‖ first u64 ‖ count u32 ‖ summary
-//!   02 author     ‖ author ‖ last sequence u64 ‖ position u64 → first sequence u64 ‖ length u32
-//!   03 quarantine ‖ position u64                              → length u32 ‖ author ‖ first u64 ‖ count u32
+//!   01 arrival    ‖ position u64                              → length u32 ‖ log ‖ first u64 ‖ count u32 ‖ summary
+//!   02 author     ‖ log ‖ last sequence u64 ‖ position u64 → first sequence u64 ‖ length u32
+//!   03 quarantine ‖ position u64                              → length u32 ‖ log ‖ first u64 ‖ count u32
 //!   10 … ff       for others: what is derived from the space's operations
 //! ```
 //!
 //! The watermark says up to where the log is indexed, and is set in the same batch as what it covers. Author entries
 //! are ordered by a run's *last* sequence: a scan from the wanted sequence on then begins with the run that covers
-//! it. The position at the end keeps apart the branches of an author that forked. A quarantined record that was
+//! it. A log is named by its author, a branch of a forked one by a name of its own. A quarantined record that was
 //! damaged before it was indexed has no author; its count is 0.
 //!
 //! A space whose index does not fit its log gets a new number; the old entries, those of others included, go.
@@ -175,20 +175,24 @@ pub(crate) struct Arrival {
     pub(crate) author: DeviceId,
     pub(crate) first: u64,
     pub(crate) last: u64,
+    /// Whether the log is a branch, which begins somewhere in its author's.
+    pub(crate) is_branch: bool,
 }
 
 /// An arrival entry. What chooses among runs stands in front, so that whole summaries need not be decoded for it.
-pub(crate) fn encode_arrival(length: u32, summary: &RunSummary) -> Vec<u8> {
+pub(crate) fn encode_arrival(length: u32, log: &DeviceId, summary: &RunSummary) -> Vec<u8> {
     let count = (summary.operations.len() as u32).to_le_bytes();
-    let mut value = [&length.to_le_bytes()[..], &summary.author.0, &summary.first.to_le_bytes(), &count].concat();
+    let mut value = [&length.to_le_bytes()[..], &log.0, &summary.first.to_le_bytes(), &count].concat();
     value.extend_from_slice(&summary.encode());
     value
 }
 
-/// The summary in an arrival entry.
-pub(crate) fn arrival_summary(value: &[u8]) -> Result<RunSummary, IndexError> {
+/// The log under which a run is filed, and the summary in its arrival entry.
+pub(crate) fn arrival_summary(value: &[u8]) -> Result<(DeviceId, RunSummary), IndexError> {
+    let log = decode_arrival(value)?.author;
     let bytes = value.get(ARRIVAL_FRONT_BYTES..).ok_or(IndexError::Damaged("a run"))?;
-    RunSummary::decode(bytes).map_err(|_| IndexError::Damaged("a run"))
+    let summary = RunSummary::decode(bytes).map_err(|_| IndexError::Damaged("a run"))?;
+    Ok((log, summary))
 }
 
 pub(crate) fn decode_arrival(value: &[u8]) -> Result<Arrival, IndexError> {
@@ -196,7 +200,9 @@ pub(crate) fn decode_arrival(value: &[u8]) -> Result<Arrival, IndexError> {
     let (length, author) = (fields.run_length()?, DeviceId(fields.array()?));
     let (first, count) = (fields.u64()?, fields.u32()?);
     let last = first.checked_add(u64::from(count)).and_then(|end| end.checked_sub(1));
-    Ok(Arrival { length, author, first, last: last.ok_or(IndexError::Damaged("a run"))? })
+    // The summary begins with its version and the author.
+    let is_branch = fields.bytes.get(1..33).is_some_and(|named| named != author.0);
+    Ok(Arrival { length, author, first, last: last.ok_or(IndexError::Damaged("a run"))?, is_branch })
 }
 
 /// The suffix of an author entry.

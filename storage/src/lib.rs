@@ -41,7 +41,7 @@ pub use error::StorageError;
 pub use index::{Batch, GatheredIndex, Index, IndexError, IndexKind, MemoryIndex, RedbIndex, SledIndex, SpaceIndex};
 pub use layout::Area;
 pub use log::{
-    AppendLimits, ArrivalPage, AuthorRange, DamagedRun, Findings, Incarnation, LogReader, LogStats, Reclaimed,
+    Filed,     AppendLimits, ArrivalPage, AuthorRange, DamagedRun, Findings, Incarnation, LogReader, LogStats, Reclaimed,
     RepairReport, ScrubStep, Signatures, SpaceLog, StoredRun, VerifyReport,
 };
 pub use position::Position;

@@ -8,6 +8,7 @@
 //! names its watermark. After an unclean end these two say what surely is on the disk; what stands behind it is
 //! copied to a new segment before anybody sees it ([`recovery`]).
 
+pub(crate) mod body;
 mod indexing;
 mod passage;
 mod reader;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use syncline_model::SpaceId;
 
+pub use self::body::Filed;
 pub use self::passage::{DamagedRun, ScrubStep};
 pub use self::reader::{ArrivalPage, AuthorRange, LogReader, LogStats, StoredRun};
 pub use self::reclaim::Reclaimed;

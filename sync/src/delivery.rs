@@ -49,7 +49,11 @@ impl Engine {
         if self.refused.contains(&author) {
             return Fate::Dropped;
         }
-        if !cx.replica.may_write(&author) {
+        let worth = cx.replica.worth(&author);
+        if run.first() > worth {
+            return Fate::Dropped;
+        }
+        if !cx.replica.may_write(&author) && !cx.replica.begins_by_itself(&run) {
             self.counters.pending_dropped += self.strangers.insert(Held { run, peer, path });
             return Fate::Waiting;
         }
@@ -67,6 +71,8 @@ impl Engine {
     /// Tries all waiting runs again, of authors that may write now and of those that waited for operations.
     pub(crate) fn membership_changed(&mut self, cx: &mut Context<'_>) {
         self.refused.clear();
+        // A proven fork is no difference any more: the log ends before it for everybody.
+        self.forks.retain(|(_, author)| cx.replica.worth(author) == u64::MAX);
         for author in self.strangers.authors() {
             if cx.replica.may_write(&author) {
                 for Held { run, peer, path } in self.strangers.take_author(&author) {
@@ -121,8 +127,7 @@ impl Engine {
         let author = run.author();
         let (sequence, id) = self.head(cx.replica, &author);
         if !continues(cx, &run, sequence, id) && !planted(Bug::PreviousUnchecked) {
-            let sequence = first_difference(cx, &run, sequence);
-            self.forked(cx, author, sequence, peer);
+            self.parted(cx, run, sequence, peer);
             return Fate::Dropped;
         }
         let overlap = (sequence + 1 - run.first()).min(run.operations().len() as u64);
@@ -167,13 +172,4 @@ fn continues(cx: &Context<'_>, run: &Run, head: u64, head_id: syncline_model::Op
         return operation.id == head_id;
     }
     cx.replica.prefix_at(&run.author(), run.last()).is_none_or(|held| held == run.last_id().prefix())
-}
-
-/// The first position at which the run is known to differ from what is held.
-fn first_difference(cx: &Context<'_>, run: &Run, head: u64) -> u64 {
-    let differs = |sequence: &u64| {
-        let ours = cx.replica.prefix_at(&run.author(), *sequence);
-        ours.zip(run.operation(*sequence)).is_some_and(|(ours, theirs)| ours != theirs.id.prefix())
-    };
-    (run.first()..=run.last().min(head)).find(differs).unwrap_or(head)
 }

@@ -11,6 +11,7 @@ use syncline_model::canonical::DecodeError;
 use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, OperationId};
 
+use crate::branches::{Fetch, Search};
 use crate::event::{Effect, Event, Misbehaviour, Replica, RequestId, Token};
 use crate::exchange::Compared;
 use crate::limits::{
@@ -70,6 +71,9 @@ pub struct Engine {
     pub(crate) refused: BTreeSet<DeviceId>,
     /// Where the logs end with what was handed over in this call.
     pub(crate) heads: BTreeMap<DeviceId, (u64, OperationId)>,
+    /// By peer and author.
+    pub(crate) searches: BTreeMap<(DeviceId, DeviceId), Search>,
+    pub(crate) fetch: Option<Fetch>,
     pub(crate) unwritten: VecDeque<Unwritten>,
     pub(crate) unwritten_bytes: usize,
     /// Pulled heads that other peers may lack.
@@ -94,6 +98,8 @@ pub(crate) struct Flight {
 pub(crate) enum Asked {
     Summary(Compared),
     Pull { ranges: Vec<Range>, bytes_max: usize },
+    Search { range: Range },
+    Branch { author: DeviceId, sequence: u64, id: OperationId },
 }
 
 /// A run that was handed over and is not known to be durable.
@@ -125,6 +131,8 @@ impl Engine {
             forks: BTreeSet::new(),
             refused: BTreeSet::new(),
             heads: BTreeMap::new(),
+            searches: BTreeMap::new(),
+            fetch: None,
             unwritten: VecDeque::new(),
             unwritten_bytes: 0,
             announcing: BTreeMap::new(),
@@ -154,6 +162,7 @@ impl Engine {
         self.dispatch(&mut cx, event);
         self.expire(&cx);
         self.compare_due(&mut cx);
+        self.pull_branches(&mut cx);
         self.pull(&mut cx);
         self.report_synced(&mut cx);
         self.announce(&mut cx);
@@ -170,7 +179,10 @@ impl Engine {
         let gaps = self.peers.values().flat_map(|peer| peer.ahead.values());
         let gaps = gaps.filter_map(|ahead| later(ahead.pull_from_ms));
         let announcement = if self.announcing.is_empty() { None } else { later(self.announce_at_ms) };
-        flights.chain(comparisons).chain(quiet).chain(gaps).chain(announcement).min()
+        let fetch = self.fetch.as_ref().and_then(|fetch| later(fetch.retry_ms));
+        let searching = self.searches.keys().filter_map(|(peer, _)| self.peers.get(peer));
+        let searching = searching.filter_map(|peer| later(peer.quiet_until_ms));
+        flights.chain(comparisons).chain(quiet).chain(gaps).chain(announcement).chain(fetch).chain(searching).min()
     }
 
     /// How reconciliation stands.
@@ -245,6 +257,9 @@ impl Engine {
         match request {
             Request::Summary { digest, part } => self.summary_requested(cx, peer, id, digest, &part),
             Request::Pull { ranges, bytes_max } => self.pull_requested(cx, peer, id, ranges, bytes_max),
+            Request::Branch { author, sequence, id: operation } => {
+                self.branch_requested(cx, peer, id, (author, sequence, operation));
+            }
         }
     }
 
@@ -266,6 +281,14 @@ impl Engine {
             (Asked::Pull { ranges, bytes_max }, Response::Page(page)) => {
                 peer.succeeded();
                 self.page_arrived(cx, flight.peer, &ranges, bytes_max, &page);
+            }
+            (Asked::Search { range }, Response::Page(page)) => {
+                peer.failures = 0;
+                self.search_answered(cx, flight.peer, range, &page);
+            }
+            (Asked::Branch { author, sequence, id }, Response::Page(page)) => {
+                peer.failures = 0;
+                self.branch_answered(cx, flight.peer, (author, sequence, id), &page);
             }
             (_, Response::NotServed) => {
                 peer.refuses = true;
@@ -335,7 +358,7 @@ impl Engine {
             match flight.asked {
                 Asked::Pull { .. } => peer.pulls -= 1,
                 Asked::Summary(_) if peer.comparing == Some(token) => peer.comparing = None,
-                Asked::Summary(_) => {}
+                Asked::Summary(_) | Asked::Search { .. } | Asked::Branch { .. } => {}
             }
         }
         Some(flight)

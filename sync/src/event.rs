@@ -11,7 +11,7 @@ pub trait Replica {
     fn space(&self) -> SpaceId;
     /// This device.
     fn local(&self) -> DeviceId;
-    /// What is durable here: what peers are told of and sent.
+    /// What is durable here and worth having: what peers are told of and sent. Equal for all who hold the same.
     fn vector(&self) -> &VersionVector;
     /// The author's head with what is still being written; `(0, OperationId::ZERO)` if nothing is held.
     fn taken(&self, author: &DeviceId) -> (u64, OperationId);
@@ -19,14 +19,26 @@ pub trait Replica {
     fn prefix_at(&self, author: &DeviceId, sequence: u64) -> Option<IdPrefix>;
     /// Whether the membership knows the author to have a log here; runs of others wait.
     fn may_write(&self, author: &DeviceId) -> bool;
+    /// Whether a run begins a log that the membership need not know before: it proves itself.
+    fn begins_by_itself(&self, run: &VerifiedRun) -> bool;
+    /// Up to where the author's log is worth holding: without end, or as it was cut.
+    fn worth(&self, author: &DeviceId) -> u64;
+    /// The log that has this operation of the author, among those held here: the author's own or a branch.
+    fn log_of(&self, author: &DeviceId, sequence: u64, id: &OperationId) -> Option<DeviceId>;
+    /// Up to where a log is durable.
+    fn durable(&self, log: &DeviceId) -> u64;
+    /// The position after which a log has operations of its own: 0, or where a branch leaves another log.
+    fn branches_after(&self, log: &DeviceId) -> u64;
+    /// An operation of a branch that is not held and that is needed.
+    fn wanted_branch(&self) -> Option<(DeviceId, u64, OperationId)>;
     /// Whether the peer is a current member of any role.
     fn serves(&self, peer: &DeviceId) -> bool;
     /// An operation that held but not yet admitted ones wait for.
     fn wanted(&self) -> Option<(DeviceId, u64)>;
     /// How many operations are held but not admitted.
     fn waiting_operations(&self) -> usize;
-    /// The key of gossip frames, once the replication secret is known.
-    fn gossip_key(&self) -> Option<&ContentKey>;
+    /// The keys of gossip frames, the one in use first; those of earlier epochs may still be in use elsewhere.
+    fn gossip_keys(&self) -> &[ContentKey];
 }
 
 /// A request of this engine that waits for its answer.
@@ -180,6 +192,13 @@ pub enum Effect {
         peer: DeviceId,
         /// Which way.
         path: Path,
+    },
+    /// A run that parts from the author's held log, or that continues a branch of it: it proves a fork, or was wanted.
+    Branch {
+        /// The run.
+        run: VerifiedRun,
+        /// Who sent it.
+        peer: DeviceId,
     },
     /// Hand a sealed frame to gossip.
     Publish {

@@ -122,10 +122,17 @@ impl Engine {
         if !self.peers.contains_key(&peer_id) || self.forks.contains(&(peer_id, entry.author)) {
             return;
         }
-        if entry.sequence <= self.head(cx.replica, &entry.author).0 {
+        let head = self.head(cx.replica, &entry.author).0;
+        if entry.sequence > cx.replica.worth(&entry.author) {
+            // What the peer holds behind a cut it will know to be so itself.
+            if let Some(peer) = self.peers.get_mut(&peer_id).filter(|_| head < cx.replica.worth(&entry.author)) {
+                peer.note(entry.author, cx.replica.worth(&entry.author), cx.now_ms, pull_from_ms);
+            }
+        } else if entry.sequence <= head {
             let held = cx.replica.prefix_at(&entry.author, entry.sequence);
             if held.is_some_and(|held| held != entry.id) {
                 self.forked(cx, entry.author, entry.sequence, peer_id);
+                self.search_fork(entry.author, entry.sequence, peer_id);
             }
         } else if let Some(peer) = self.peers.get_mut(&peer_id) {
             peer.note(entry.author, entry.sequence, cx.now_ms, pull_from_ms);

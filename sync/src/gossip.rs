@@ -123,7 +123,7 @@ impl Engine {
     }
 
     fn publish_frame(&mut self, cx: &mut Context<'_>, frame: &Frame) {
-        let Some(key) = cx.replica.gossip_key() else { return };
+        let Some(key) = cx.replica.gossip_keys().first() else { return };
         let bytes = seal(key, &associated_data(&cx.replica.space()), &canonical::encode(frame), &mut cx.random);
         self.counters.gossip_published += 1;
         cx.effects.push(Effect::Publish { bytes });
@@ -134,8 +134,11 @@ fn opened(cx: &Context<'_>, bytes: &[u8]) -> Result<Frame, Verdict> {
     if bytes.len() > GOSSIP_FRAME_BYTES_MAX {
         return Err(Verdict::Reject);
     }
-    let key = cx.replica.gossip_key().ok_or(Verdict::Ignore)?;
-    let plain = open(key, &associated_data(&cx.replica.space()), bytes).map_err(|_| Verdict::Reject)?;
+    let (keys, data) = (cx.replica.gossip_keys(), associated_data(&cx.replica.space()));
+    if keys.is_empty() {
+        return Err(Verdict::Ignore);
+    }
+    let plain = keys.iter().find_map(|key| open(key, &data, bytes).ok()).ok_or(Verdict::Reject)?;
     let frame = canonical::decode(&plain, FRAME).map_err(|error| verdict_on(&error))?;
     if let Frame::Heads(heads) = &frame {
         check_entries(heads).map_err(|error| verdict_on(&error))?;

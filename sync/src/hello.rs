@@ -5,6 +5,9 @@
 //! direction for each, so that one round trip proves to both sides that the other one knows the secret. Neither proves
 //! current membership: that is asked of the membership when something is to be served.
 //!
+//! A space has a secret for each epoch, and members learn of a new one at different times. Tags are shown for all that
+//! a device holds, and the two devices use the latest that they share.
+//!
 //! The hello belongs to the node, not to a space, so its functions are pure and the engine knows nothing of it.
 
 use std::collections::BTreeMap;
@@ -45,24 +48,36 @@ pub struct Shared {
 /// The tags of the spaces in common between the local device and one peer, in both directions.
 #[derive(Debug, Clone, Default)]
 pub struct PeerTags {
-    /// From the local device to the peer → the space and the peer's tag for it.
-    outgoing: BTreeMap<SpaceTag, (SpaceId, SpaceTag)>,
-    /// From the peer to the local device → the space and the local device's tag for it.
-    incoming: BTreeMap<SpaceTag, (SpaceId, SpaceTag)>,
+    /// From the local device to the peer → the space in an epoch and the peer's tag for it.
+    outgoing: BTreeMap<SpaceTag, (SharedSpace, SpaceTag)>,
+    /// From the peer to the local device → the space in an epoch.
+    incoming: BTreeMap<SpaceTag, SharedSpace>,
+}
+
+/// A space that two devices share, as the local one names it to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SharedSpace {
+    /// The space.
+    pub space: SpaceId,
+    /// The latest epoch of which both know the secret.
+    pub epoch: u32,
+    /// The tag from the local device to the peer.
+    pub tag: SpaceTag,
 }
 
 impl PeerTags {
-    /// Computes the tags of `spaces` between `local` and `peer`.
+    /// Computes the tags of `spaces` in the epochs whose secrets are given, between `local` and `peer`.
     pub fn new<'a>(
         local: &DeviceId,
         peer: &DeviceId,
-        spaces: impl IntoIterator<Item = (SpaceId, &'a ReplicationSecret)>,
+        spaces: impl IntoIterator<Item = (SpaceId, u32, &'a ReplicationSecret)>,
     ) -> Self {
         let mut tags = Self::default();
-        for (space, secret) in spaces {
-            let (outgoing, incoming) = (secret.tag(local, peer), secret.tag(peer, local));
-            tags.outgoing.insert(outgoing, (space, incoming));
-            tags.incoming.insert(incoming, (space, outgoing));
+        for (space, epoch, secret) in spaces {
+            let (tag, incoming) = (secret.tag(local, peer), secret.tag(peer, local));
+            let shared = SharedSpace { space, epoch, tag };
+            tags.outgoing.insert(tag, (shared, incoming));
+            tags.incoming.insert(incoming, shared);
         }
         tags
     }
@@ -75,26 +90,36 @@ impl PeerTags {
 
     /// The space that a tag from the peer names.
     pub fn space(&self, tag: &SpaceTag) -> Option<SpaceId> {
-        self.incoming.get(tag).map(|(space, _)| *space)
+        self.incoming.get(tag).map(|shared| shared.space)
     }
 
     /// Answers the peer's hello, and says which spaces it proves to know.
-    pub fn answer(&self, hello: &Hello) -> (HelloAnswer, Vec<SpaceId>) {
+    pub fn answer(&self, hello: &Hello) -> (HelloAnswer, Vec<SharedSpace>) {
         let known = hello.tags.iter().zip(0u32..);
-        let found: Vec<(u32, &(SpaceId, SpaceTag))> =
-            known.filter_map(|(tag, index)| Some((index, self.incoming.get(tag)?))).collect();
-        let shared = found.iter().map(|(index, (_, proof))| Shared { index: *index, proof: *proof }).collect();
-        (HelloAnswer { shared }, found.iter().map(|(_, (space, _))| *space).collect())
+        let found: Vec<(u32, SharedSpace)> =
+            known.filter_map(|(tag, index)| Some((index, *self.incoming.get(tag)?))).collect();
+        let shared = found.iter().map(|(index, shared)| Shared { index: *index, proof: shared.tag }).collect();
+        (HelloAnswer { shared }, latest(found.into_iter().map(|(_, shared)| shared)))
     }
 
     /// The spaces that the peer's answer to `hello` proves to be shared; unproven claims are left out.
-    pub fn shared(&self, hello: &Hello, answer: &HelloAnswer) -> Vec<SpaceId> {
+    pub fn shared(&self, hello: &Hello, answer: &HelloAnswer) -> Vec<SharedSpace> {
         let proven = |shared: &Shared| {
             let (space, incoming) = self.outgoing.get(hello.tags.get(shared.index as usize)?)?;
             (*incoming == shared.proof).then_some(*space)
         };
-        answer.shared.iter().filter_map(proven).collect()
+        latest(answer.shared.iter().filter_map(proven))
     }
+}
+
+/// Of each space the latest epoch.
+fn latest(shared: impl Iterator<Item = SharedSpace>) -> Vec<SharedSpace> {
+    let mut by_space = BTreeMap::new();
+    for one in shared {
+        let latest = by_space.entry(one.space).or_insert(one);
+        *latest = one.max(*latest);
+    }
+    by_space.into_values().collect()
 }
 
 impl Hello {
@@ -140,7 +165,29 @@ mod tests {
     fn tags(local: &DeviceId, peer: &DeviceId, spaces: &[u8]) -> PeerTags {
         let secrets: Vec<_> =
             spaces.iter().map(|byte| (SpaceId([*byte; 32]), ReplicationSecret([*byte; 32]))).collect();
-        PeerTags::new(local, peer, secrets.iter().map(|(space, secret)| (*space, secret)))
+        PeerTags::new(local, peer, secrets.iter().map(|(space, secret)| (*space, 1, secret)))
+    }
+
+    fn spaces(shared: Vec<SharedSpace>) -> Vec<SpaceId> {
+        shared.into_iter().map(|shared| shared.space).collect()
+    }
+
+    #[test]
+    fn of_several_epochs_the_latest_common_one_is_used() {
+        let space = SpaceId([1; 32]);
+        let secrets: Vec<_> = (1..=4).map(|epoch| (epoch, ReplicationSecret([epoch as u8; 32]))).collect();
+        let of = |local: &DeviceId, peer: &DeviceId, epochs: &[u32]| {
+            let held = secrets.iter().filter(|(epoch, _)| epochs.contains(epoch));
+            PeerTags::new(local, peer, held.map(|(epoch, secret)| (space, *epoch, secret)))
+        };
+        let (alice, bob) = (of(&ALICE, &BOB, &[1, 2, 3, 4]), of(&BOB, &ALICE, &[2, 3]));
+        let hello = alice.hellos().remove(0);
+        let (answer, seen_by_bob) = bob.answer(&hello);
+        let seen_by_alice = alice.shared(&hello, &answer);
+        assert_eq!(seen_by_alice.iter().map(|shared| shared.epoch).collect::<Vec<_>>(), [3]);
+        assert_eq!(seen_by_bob.iter().map(|shared| shared.epoch).collect::<Vec<_>>(), [3]);
+        assert_eq!(bob.space(&seen_by_alice[0].tag), Some(space));
+        assert_eq!(alice.space(&seen_by_bob[0].tag), Some(space));
     }
 
     #[test]
@@ -148,9 +195,9 @@ mod tests {
         let (alice, bob) = (tags(&ALICE, &BOB, &[1, 2, 3]), tags(&BOB, &ALICE, &[2, 3, 4]));
         let hello = alice.hellos().remove(0);
         assert_eq!(Message::decode(&Message::Hello(hello.clone()).encode()), Ok(Message::Hello(hello.clone())));
-        let (answer, mut seen_by_bob) = bob.answer(&hello);
+        let (answer, seen_by_bob) = bob.answer(&hello);
         let answer = HelloAnswer::decode(&answer.encode()).unwrap();
-        let mut seen_by_alice = alice.shared(&hello, &answer);
+        let (mut seen_by_alice, mut seen_by_bob) = (spaces(alice.shared(&hello, &answer)), spaces(seen_by_bob));
         seen_by_alice.sort();
         seen_by_bob.sort();
         assert_eq!(seen_by_alice, [SpaceId([2; 32]), SpaceId([3; 32])]);

@@ -22,9 +22,10 @@
 //! # Where to find what
 //!
 //! `messages` and `hello` are the bytes on the wire; `summary`, `page` and `schedule` are pure functions: comparing
-//! vectors, building a page, choosing ranges. `exchange`, `pull`, `delivery` and `gossip` are the parts of the engine,
+//! vectors, building a page, choosing ranges. `exchange`, `pull`, `delivery`, `branches` and `gossip` are the parts of the engine,
 //! `peer` and `pending` what it remembers.
 
+mod branches;
 mod delivery;
 mod engine;
 mod event;
@@ -49,7 +50,7 @@ mod tests;
 
 pub use engine::{Config, Engine};
 pub use event::{Effect, Event, FrameId, Misbehaviour, Path, Replica, RequestId, Token, Verdict};
-pub use hello::{Hello, HelloAnswer, PeerTags, Shared};
+pub use hello::{Hello, HelloAnswer, PeerTags, Shared, SharedSpace};
 pub use messages::{
     Forked, Message, PROTOCOL, Page, Part, Range, Request, Response, RunBytes, Scope, SummaryAnswer, SummaryEntry,
 };

@@ -58,6 +58,11 @@ pub const FORKS_PER_PEER_MAX: usize = 64;
 /// The same over all peers.
 pub const FORKS_MAX: usize = 4096;
 
+/// Most memory that the runs of a branch take that is fetched, until they join what is held; in bytes.
+pub const BRANCH_BYTES_MAX: usize = 32 << 20;
+/// Most searches for the places where peers' logs part from the ones here.
+pub const SEARCHES_MAX: usize = 256;
+
 /// Longest gossip frame that carries operations; beyond it only heads are announced. In bytes, sealed.
 pub const GOSSIP_INLINE_BYTES_MAX: usize = 48 << 10;
 /// Longest gossip frame that is opened, in bytes.

@@ -10,7 +10,7 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use syncline_model::canonical::{self, DecodeError};
 use syncline_model::vector::VECTOR_BUCKETS;
-use syncline_model::{DeviceId, IdPrefix, SpaceTag};
+use syncline_model::{DeviceId, IdPrefix, OperationId, SpaceTag};
 
 use crate::hello::Hello;
 use crate::limits::{PEER_ENTRIES_MAX, RANGES_MAX, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, RUNS_PER_PAGE_MAX};
@@ -69,6 +69,15 @@ pub enum Request {
         /// Most bytes of runs that the page should have.
         bytes_max: u32,
     },
+    /// Send me the stretch of a branch of an author's log that ends at this operation; answered with a page.
+    Branch {
+        /// Whose log.
+        author: DeviceId,
+        /// The operation's position.
+        sequence: u64,
+        /// The operation.
+        id: OperationId,
+    },
 }
 
 impl Request {
@@ -81,6 +90,10 @@ impl Request {
                 }
                 ranges.iter().try_for_each(Range::check)
             }
+            Self::Branch { sequence: 0 | u64::MAX, .. } => {
+                Err(DecodeError::NotCanonical { what: "request for a branch" })
+            }
+            Self::Branch { .. } => Ok(()),
         }
     }
 }
@@ -328,6 +341,7 @@ mod tests {
             Request::Summary { digest: [1; 16], part: Part::Buckets { from: 7, digests: vec![[1; 8]; 256] } },
             Request::Summary { digest: [1; 16], part: Part::Listed(vec![entry(1, 1)]) },
             Request::Pull { ranges: vec![range], bytes_max: 9 },
+            Request::Branch { author: DeviceId([1; 32]), sequence: 7, id: OperationId([2; 32]) },
         ] {
             let message = space(request);
             assert_eq!(Message::decode(&message.encode()).unwrap(), message);
@@ -362,6 +376,7 @@ mod tests {
             entries(vec![entry(1, 1), entry(1, 1)]),
             entries(vec![entry(1, 0)]),
             entries(vec![entry(1, u64::MAX)]),
+            Request::Branch { author: DeviceId([1; 32]), sequence: 0, id: OperationId([2; 32]) },
             Request::Summary { digest: [1; 16], part: Part::Buckets { from: 0, digests: vec![[1; 8]; 255] } },
         ] {
             assert!(Message::decode(&space(request.clone()).encode()).is_err(), "{request:?}");

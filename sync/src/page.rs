@@ -22,6 +22,8 @@ const FRAME_BYTES_MIN: usize = 1 + 32 + 1 + 32 + 1 + 64;
 pub struct Serving {
     /// The ranges to read from the store.
     pub ranges: Vec<Range>,
+    /// The log to read them from, when it is not the authors' own.
+    log: Option<DeviceId>,
     bytes_max: usize,
     forked: Vec<Forked>,
 }
@@ -45,7 +47,17 @@ struct Progress {
 impl Serving {
     pub(crate) fn new(ranges: Vec<Range>, bytes_max: u32, forked: Vec<Forked>) -> Self {
         let bytes_max = usize::try_from(bytes_max).map_or(PAGE_BYTES_MAX, |bytes| bytes.min(PAGE_BYTES_MAX));
-        Self { ranges, bytes_max: bytes_max.max(PAGE_BYTES_MIN), forked }
+        Self { ranges, log: None, bytes_max: bytes_max.max(PAGE_BYTES_MIN), forked }
+    }
+
+    /// The same ranges of a branch of their author's log.
+    pub(crate) fn of_log(self, log: DeviceId) -> Self {
+        Self { log: Some(log), ..self }
+    }
+
+    /// The log from which a range is to be read.
+    pub fn log(&self, range: &Range) -> DeviceId {
+        self.log.unwrap_or(range.author)
     }
 
     /// Most bytes of runs that the page takes, unless it has one run only.

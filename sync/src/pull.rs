@@ -110,6 +110,7 @@ impl Engine {
         self.note_fruitless(cx, peer, ranges, &runs, page);
         for Forked { author, sequence } in &page.forked {
             self.forked(cx, *author, *sequence, peer);
+            self.search_fork(*author, *sequence, peer);
         }
         for run in runs {
             self.receive(cx, run, peer, Path::Page);
@@ -130,7 +131,8 @@ impl Engine {
         let heads = &self.heads;
         for peer in self.peers.values_mut() {
             peer.ahead.retain(|author, ahead| {
-                ahead.sequence > heads.get(author).map_or_else(|| cx.replica.taken(author).0, |head| head.0)
+                let head = heads.get(author).map_or_else(|| cx.replica.taken(author).0, |head| head.0);
+                ahead.sequence.min(cx.replica.worth(author)) > head
             });
         }
     }
@@ -201,7 +203,7 @@ impl Engine {
     fn bytes_in_flight(&self) -> usize {
         let asked = self.flights.values().map(|flight| match &flight.asked {
             Asked::Pull { bytes_max, .. } => *bytes_max,
-            Asked::Summary(_) => 0,
+            Asked::Summary(_) | Asked::Search { .. } | Asked::Branch { .. } => 0,
         });
         asked.sum()
     }
@@ -218,6 +220,7 @@ impl Engine {
             if range.after_id.zip(ours).is_some_and(|(theirs, ours)| theirs != ours) {
                 forked.push(Forked { author: range.author, sequence: range.after });
                 self.forked(cx, range.author, range.after, peer);
+                self.search_fork(range.author, range.after, peer);
                 continue;
             }
             held.push(Range { through: range.through.min(durable), ..range });
@@ -226,7 +229,7 @@ impl Engine {
     }
 
     /// Checks a whole page; an error without a reason is nobody's fault.
-    fn verified(
+    pub(crate) fn verified(
         &mut self,
         cx: &Context<'_>,
         ranges: &[Range],

@@ -27,6 +27,9 @@ pub(crate) struct FakeReplica {
     gossip_key: ContentKey,
     /// Reported in addition to what really waits.
     pub(crate) pretended_waiting: usize,
+    /// Authors that are known to have forked, and where.
+    pub(crate) forked: BTreeMap<DeviceId, u64>,
+    pub(crate) wanted_branch: Option<(DeviceId, u64, OperationId)>,
     /// Whose runs the space drops without a word.
     pub(crate) refuses: Option<DeviceId>,
 }
@@ -74,8 +77,32 @@ impl Replica for FakeReplica {
         waiting.sum::<u64>() as usize + self.pretended_waiting
     }
 
-    fn gossip_key(&self) -> Option<&ContentKey> {
-        Some(&self.gossip_key)
+    fn begins_by_itself(&self, _run: &VerifiedRun) -> bool {
+        false
+    }
+
+    fn worth(&self, author: &DeviceId) -> u64 {
+        self.forked.get(author).map_or(u64::MAX, |fork| fork - 1)
+    }
+
+    fn log_of(&self, author: &DeviceId, sequence: u64, id: &OperationId) -> Option<DeviceId> {
+        (self.prefix_at(author, sequence) == Some(id.prefix())).then_some(*author)
+    }
+
+    fn durable(&self, log: &DeviceId) -> u64 {
+        self.vector.sequence(log)
+    }
+
+    fn branches_after(&self, log: &DeviceId) -> u64 {
+        self.forked.get(log).map_or(0, |fork| fork - 1)
+    }
+
+    fn wanted_branch(&self) -> Option<(DeviceId, u64, OperationId)> {
+        self.wanted_branch
+    }
+
+    fn gossip_keys(&self) -> &[ContentKey] {
+        std::slice::from_ref(&self.gossip_key)
     }
 }
 
@@ -95,6 +122,8 @@ impl FakeReplica {
             members: BTreeSet::new(),
             gossip_key: ContentKey([7; 32]),
             pretended_waiting: 0,
+            forked: BTreeMap::new(),
+            wanted_branch: None,
             refuses: None,
         }
     }

@@ -4,7 +4,8 @@
 
 use syncline_model::membership::{Admit, KeyDelivery, Record};
 use syncline_model::payload::Transaction;
-use syncline_model::{Admission, Header, Membership, Run, RunSummary, SpaceId, Ticket};
+use syncline_model::membership::Facts;
+use syncline_model::{Admission, Header, Run, RunSummary, SpaceId, Ticket};
 
 /// The space of the runs in the corpus, which come from the model's golden files.
 pub const SPACE: SpaceId = SpaceId([
@@ -83,7 +84,7 @@ pub fn ticket(bytes: &[u8]) -> bool {
 pub fn run_summary(bytes: &[u8]) -> bool {
     let Ok(summary) = RunSummary::decode(bytes) else { return false };
     assert_eq!(summary.encode(), bytes);
-    let mut admission = Admission::new(Membership::new(SPACE));
+    let mut admission = Admission::new(SPACE, &Facts::default());
     let mut admitted = Vec::new();
     let first_of_log = summary.first == 1 && summary.previous == syncline_model::OperationId::ZERO;
     assert_eq!(admission.hold(&summary, &mut admitted), first_of_log);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use syncline_model::keys::seal;
-use syncline_model::{ContentKey, DeviceId, DeviceKey, IdPrefix, OperationId, SpaceId, VersionVector};
+use syncline_model::{ContentKey, DeviceId, DeviceKey, IdPrefix, OperationId, SpaceId, VerifiedRun, VersionVector};
 use syncline_sync::limits::{GAPS_BYTES_MAX, PULLS_MAX, STRANGERS_BYTES_MAX};
 use syncline_sync::{
     Config, Effect, Engine, Event, FrameId, HelloAnswer, Message, Replica, RequestId, Response, Token, Verdict,
@@ -183,6 +183,7 @@ impl Held {
                 Effect::Verdict { verdict, .. } => self.verdicts.push(verdict),
                 Effect::Publish { .. }
                 | Effect::Equivocation { .. }
+                | Effect::Branch { .. }
                 | Effect::Misbehaved { .. }
                 | Effect::Synced { .. } => {}
             }
@@ -202,7 +203,7 @@ impl Held {
 }
 
 impl State {
-    fn take(&mut self, run: &syncline_model::VerifiedRun) {
+    fn take(&mut self, run: &VerifiedRun) {
         let author = run.author();
         assert!(!self.closed, "nobody may write");
         assert_eq!((run.first(), run.previous()), {
@@ -254,7 +255,31 @@ impl Replica for State {
         0
     }
 
-    fn gossip_key(&self) -> Option<&ContentKey> {
-        Some(&GOSSIP_KEY)
+    fn begins_by_itself(&self, _run: &VerifiedRun) -> bool {
+        false
+    }
+
+    fn worth(&self, _author: &DeviceId) -> u64 {
+        u64::MAX
+    }
+
+    fn log_of(&self, author: &DeviceId, sequence: u64, id: &OperationId) -> Option<DeviceId> {
+        (self.prefix_at(author, sequence) == Some(id.prefix())).then_some(*author)
+    }
+
+    fn durable(&self, log: &DeviceId) -> u64 {
+        self.vector.sequence(log)
+    }
+
+    fn branches_after(&self, _log: &DeviceId) -> u64 {
+        0
+    }
+
+    fn wanted_branch(&self) -> Option<(DeviceId, u64, OperationId)> {
+        (!self.closed).then_some((peer(1), 3, OperationId([3; 32])))
+    }
+
+    fn gossip_keys(&self) -> &[ContentKey] {
+        std::slice::from_ref(&GOSSIP_KEY)
     }
 }

@@ -5,186 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use syncline_model::admission::Refusal;
 use syncline_model::limits::DEPENDENCIES_MAX;
-use syncline_model::membership::{Admit, Certificate, Genesis, Member, MembershipError, Statement};
-use syncline_model::{
-    Admission, Admitted, Dependency, DeviceId, DeviceKey, Header, Kind, Membership, OperationId, OperationSummary,
-    Role, RunSummary, SpaceId, Strings,
-};
+use syncline_model::membership::{Member, MembershipError, Statement};
+use syncline_model::{Admission, Admitted, Dependency, DeviceId, Kind, Membership, OperationId, OperationSummary, Role};
 
-/// How an operation differs from what a correct device would write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Twist {
-    None,
-    NoDependencies,
-    OtherBranch,
-    Future,
-    Records(u64),
-    Epoch(u32),
-}
-
-/// Devices that write, each by what it has heard so far. Device 0 is the steward.
-struct World {
-    space: SpaceId,
-    devices: Vec<DeviceKey>,
-    invitations: Vec<DeviceKey>,
-    views: Vec<Admission>,
-    logs: Vec<Vec<RunSummary>>,
-}
-
-impl World {
-    /// A space with one epoch; the steward alone is a member and knows of it.
-    fn new(devices: u8) -> Self {
-        let mut world = Self::before_genesis(devices);
-        let genesis = world.genesis();
-        world.record(Statement::Genesis(genesis));
-        world.record(epoch(1));
-        world
-    }
-
-    fn before_genesis(devices: u8) -> Self {
-        let devices: Vec<DeviceKey> = (1..=devices).map(|seed| DeviceKey::from_seed(&[seed; 32])).collect();
-        let mut world = Self {
-            space: SpaceId([0; 32]),
-            logs: vec![Vec::new(); devices.len()],
-            views: Vec::new(),
-            invitations: Vec::new(),
-            devices,
-        };
-        world.space = world.genesis().space();
-        world.views = vec![world.empty(); world.devices.len()];
-        world
-    }
-
-    fn genesis(&self) -> Genesis {
-        let steward = &self.devices[0];
-        Genesis {
-            steward: steward.id(),
-            steward_exchange: steward.exchange_public(),
-            recovery: DeviceKey::from_seed(&[200; 32]).id(),
-            strings: Strings::Scalar,
-            nonce: [7; 16],
-        }
-    }
-
-    fn empty(&self) -> Admission {
-        Admission::new(Membership::new(self.space))
-    }
-
-    fn id(&self, device: usize) -> DeviceId {
-        self.devices[device].id()
-    }
-
-    /// The steward states something.
-    fn record(&mut self, statement: Statement) {
-        let record = self.views[0].membership().next_record(statement);
-        self.write(0, Kind::MEMBERSHIP, 0, record.encode(), Twist::None);
-    }
-
-    /// The steward opens an invitation and tells its index.
-    fn invite(&mut self, role: Role) -> usize {
-        let seed = 100 + self.invitations.len() as u8;
-        let invitation = DeviceKey::from_seed(&[seed; 32]);
-        self.record(Statement::Invitation { invitation: invitation.id(), role, uses: 1, expires_ms: 0 });
-        self.invitations.push(invitation);
-        self.invitations.len() - 1
-    }
-
-    fn admit(&mut self, sponsor: usize, joiner: usize, invitation: usize, twist: Twist) {
-        let certificate = Certificate::new(&self.space, &self.devices[joiner], &self.invitations[invitation]);
-        self.write(sponsor, Kind::ADMIT, 0, Admit { certificate }.encode(), twist);
-    }
-
-    fn data(&mut self, author: usize, twist: Twist) {
-        let epoch = self.views[author].membership().epoch();
-        self.write(author, Kind::DATA, epoch, Vec::new(), twist);
-    }
-
-    /// Appends an operation to a device's log by what the device has heard.
-    fn write(&mut self, author: usize, kind: Kind, epoch: u32, control: Vec<u8>, twist: Twist) {
-        let (view, id) = (&self.views[author], self.id(author));
-        let mut header = Header {
-            kind,
-            space: self.space,
-            author: id,
-            sequence: self.logs[author].len() as u64 + 1,
-            previous: self.logs[author].last().map_or(OperationId::ZERO, RunSummary::last_id),
-            membership: view.membership().records(),
-            epoch,
-            dependencies: view.dependencies(id).0,
-            payload_length: control.len() as u32,
-        };
-        match twist {
-            Twist::None => {}
-            Twist::NoDependencies => header.dependencies.clear(),
-            Twist::OtherBranch => header.dependencies.iter_mut().for_each(|dependency| dependency.id.0[0] ^= 1),
-            Twist::Future => header.dependencies.iter_mut().for_each(|dependency| dependency.sequence += 1),
-            Twist::Records(records) => header.membership = records,
-            Twist::Epoch(epoch) => header.epoch = epoch,
-        }
-        let summary = RunSummary {
-            author: id,
-            first: header.sequence,
-            previous: header.previous,
-            operations: vec![OperationSummary {
-                id: header.id(&blake3::hash(&control)),
-                kind,
-                membership: header.membership,
-                epoch: header.epoch,
-                dependencies: header.dependencies,
-                control,
-            }],
-        };
-        assert!(self.views[author].hold(&summary, &mut Vec::new()));
-        self.logs[author].push(summary);
-    }
-
-    /// `device` hears all of `other`'s log.
-    fn hear(&mut self, device: usize, other: usize) {
-        for run in &self.logs[other] {
-            assert!(self.views[device].hold(run, &mut Vec::new()));
-        }
-    }
-
-    /// Everybody hears the steward's log, and nobody checks its signatures again.
-    fn all_hear_the_steward(&mut self) {
-        let steward = self.views[0].clone();
-        self.views.fill(steward);
-    }
-
-    /// Delivers everything to a fresh replica, author by author in an order drawn from `seed`, joined and repeated at
-    /// random.
-    fn deliver(&self, mut seed: u64) -> (Admission, Vec<Admitted>) {
-        let mut draw = |below: usize| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33) as usize % below
-        };
-        let (mut replica, mut admitted) = (self.empty(), Vec::new());
-        let mut at = vec![0; self.logs.len()];
-        loop {
-            let open: Vec<usize> = (0..at.len()).filter(|author| at[*author] < self.logs[*author].len()).collect();
-            if open.is_empty() {
-                return (replica, admitted);
-            }
-            let author = open[draw(open.len())];
-            let log = &self.logs[author];
-            let from = at[author] - draw(2).min(at[author]);
-            let to = (at[author] + 1 + draw(3)).min(log.len());
-            at[author] = to;
-            let mut joined = log[from].clone();
-            joined.operations.extend(log[from + 1..to].iter().flat_map(|run| run.operations.clone()));
-            assert!(replica.hold(&joined, &mut admitted));
-        }
-    }
-
-    fn operation(&self, author: &DeviceId, sequence: u64) -> &OperationSummary {
-        let author = self.devices.iter().position(|device| device.id() == *author).unwrap();
-        &self.logs[author][sequence as usize - 1].operations[0]
-    }
-}
-
-fn epoch(epoch: u32) -> Statement {
-    Statement::Epoch { epoch, content_commitment: [1; 32], replication_commitment: [2; 32], previous_key: None }
-}
+use crate::world::{Replica, Twist, World, epoch};
 
 /// Everything that must not depend on the order of arrival.
 #[derive(Debug, PartialEq)]
@@ -199,7 +23,8 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn of((replica, admitted): &(Admission, Vec<Admitted>)) -> Self {
+    fn of(replica: &Replica) -> Self {
+        let Replica { admission: replica, admitted, .. } = replica;
         let effect = |operation: &Admitted| {
             let fault = operation.fault.map(|fault| fault.to_string());
             ((operation.author, operation.sequence), (operation.id, fault))
@@ -254,7 +79,7 @@ fn play(world: &mut World, steps: &[Step]) {
                 let roles = [Role::Writer, Role::Writer, Role::Reader, Role::Relay, Role::Steward];
                 world.invite(roles[usize::from(choice) % roles.len()]);
             }
-            9 => world.record(epoch(u32::from(choice % 4))),
+            9 => world.record(0, epoch(u32::from(choice % 4))),
             // Signatures are what takes the time.
             _ if admits == 4 => {}
             _ => {
@@ -263,6 +88,11 @@ fn play(world: &mut World, steps: &[Step]) {
             }
         }
     }
+}
+
+fn operation_of<'a>(world: &'a World, operation: &Admitted) -> &'a OperationSummary {
+    let author = world.devices.iter().position(|device| device.id() == operation.author).unwrap();
+    &world.logs[author][operation.sequence as usize - 1].operations[0]
 }
 
 /// Every admitted operation comes after all that it builds on.
@@ -274,7 +104,7 @@ fn check_causal_order(world: &World, admitted: &[Admitted]) -> Result<(), TestCa
         let sequence = next.entry(operation.author).or_insert(1);
         prop_assert_eq!(operation.sequence, *sequence, "a log is admitted in its order");
         *sequence += 1;
-        let written = world.operation(&operation.author, operation.sequence);
+        let written = operation_of(world, operation);
         prop_assert!(written.dependencies.iter().all(|dependency| seen.contains(&dependency.id)));
         prop_assert!(written.membership <= records);
         seen.insert(operation.id);
@@ -290,10 +120,10 @@ proptest! {
     fn every_order_of_arrival_admits_the_same(steps in steps(), seeds in proptest::array::uniform4(any::<u64>())) {
         let mut world = begun();
         play(&mut world, &steps);
-        let first = world.deliver(seeds[0]);
+        let first = world.deliver(seeds[0], |_| {});
         for seed in seeds {
-            let replica = world.deliver(seed);
-            check_causal_order(&world, &replica.1)?;
+            let replica = world.deliver(seed, |_| {});
+            check_causal_order(&world, &replica.admitted)?;
             prop_assert_eq!(Outcome::of(&replica), Outcome::of(&first));
         }
     }
@@ -309,7 +139,7 @@ proptest! {
         for (actor, other, action, _) in steps {
             if action < 8 { world.hear(actor, other) } else { world.data(actor, Twist::None) }
         }
-        let (replica, admitted) = world.deliver(seed);
+        let Replica { admission: replica, admitted, .. } = world.deliver(seed, |_| {});
         prop_assert_eq!(admitted.len(), world.logs.iter().map(Vec::len).sum::<usize>());
         prop_assert!(admitted.iter().all(|operation| operation.fault.is_none()));
         prop_assert_eq!((replica.waiting_operations(), replica.wanted()), (0, None));
@@ -324,7 +154,7 @@ fn random_worlds_reach_every_rule() {
     for _ in 0..128 {
         let mut world = begun();
         play(&mut world, &steps().new_tree(&mut runner).unwrap().current());
-        let outcome = Outcome::of(&world.deliver(1));
+        let outcome = Outcome::of(&world.deliver(1, |_| {}));
         refusals.extend(outcome.refused.values().map(|(_, refusal)| refusal.to_string()));
         faults.extend(outcome.admitted.into_values().filter_map(|(_, fault)| fault));
         members = members.max(outcome.members.len());
@@ -353,18 +183,11 @@ fn joined(role: Role) -> World {
 
 /// The outcome, after asserting that two opposite orders agree on it.
 fn settled(world: &World) -> (Admission, Vec<Admitted>) {
-    let (mut replica, mut admitted) = (world.empty(), Vec::new());
-    for run in world.logs.iter().rev().flatten() {
-        assert!(replica.hold(run, &mut admitted));
-    }
-    let late = (replica, admitted);
-    let (mut replica, mut admitted) = (world.empty(), Vec::new());
-    for run in world.logs.iter().flatten() {
-        assert!(replica.hold(run, &mut admitted));
-    }
-    let early = (replica, admitted);
+    let (mut early, mut late) = (Replica::new(world.space), Replica::new(world.space));
+    world.logs.iter().flatten().for_each(|run| early.receive(run));
+    world.logs.iter().rev().flatten().for_each(|run| late.receive(run));
     assert_eq!(Outcome::of(&early), Outcome::of(&late));
-    early
+    (early.admission, early.admitted)
 }
 
 fn fault_of((_, admitted): &(Admission, Vec<Admitted>), author: DeviceId, sequence: u64) -> Option<MembershipError> {
@@ -388,13 +211,13 @@ fn only_writers_logs_count() {
 #[test]
 fn a_stranger_is_refused_even_before_the_genesis_arrives() {
     let mut world = World::new(3);
-    let record = Membership::new(world.space).next_record(epoch(1));
+    let record = Membership::new(world.space).next_record(epoch(1), 0);
     for _ in 0..3 {
         // A control operation without dependencies, as the genesis is one.
         world.write(1, Kind::MEMBERSHIP, 0, record.encode(), Twist::NoDependencies);
         world.data(2, Twist::None);
     }
-    let genesis = Membership::new(world.space).next_record(Statement::Genesis(world.genesis()));
+    let genesis = Membership::new(world.space).next_record(Statement::Genesis(world.genesis()), 0);
     let mut thief = World::before_genesis(3);
     thief.write(1, Kind::MEMBERSHIP, 0, genesis.encode(), Twist::None);
     for world in [world, thief] {
@@ -434,7 +257,7 @@ fn an_invitation_keeps_its_first_meaning() {
     let mut world = joined(Role::Reader);
     let again =
         Statement::Invitation { invitation: world.invitations[0].id(), role: Role::Writer, uses: 9, expires_ms: 0 };
-    world.record(again);
+    world.record(0, again);
     world.admit(0, 2, 0, Twist::None);
     let outcome = settled(&world);
     assert_eq!(fault_of(&outcome, world.id(0), 5), Some(MembershipError::RepeatedInvitation));
@@ -445,7 +268,7 @@ fn an_invitation_keeps_its_first_meaning() {
 fn data_under_an_epoch_that_its_author_did_not_know_has_no_effect() {
     let mut world = joined(Role::Writer);
     world.data(1, Twist::None);
-    world.record(epoch(2));
+    world.record(0, epoch(2));
     world.data(1, Twist::Epoch(2));
     world.data(1, Twist::Epoch(0));
     let outcome = settled(&world);
@@ -455,7 +278,7 @@ fn data_under_an_epoch_that_its_author_did_not_know_has_no_effect() {
 }
 
 #[test]
-fn a_dependency_on_another_branch_refuses_the_log_from_there() {
+fn a_dependency_on_another_branch_waits_for_that_branch() {
     let mut world = joined(Role::Writer);
     world.data(1, Twist::None);
     world.data(0, Twist::None);
@@ -463,9 +286,11 @@ fn a_dependency_on_another_branch_refuses_the_log_from_there() {
     world.data(1, Twist::OtherBranch);
     world.data(1, Twist::None);
     let (replica, _) = settled(&world);
-    assert_eq!(replica.refused()[&world.id(1)], (2, Refusal::OtherBranch));
     assert_eq!(replica.admitted().sequence(&world.id(1)), 1);
-    assert_eq!((replica.held(&world.id(1)), replica.waiting_operations()), (3, 0));
+    assert_eq!((replica.held(&world.id(1)), replica.waiting_operations()), (3, 2));
+    let (author, sequence, id) = replica.wanted_branch().expect("the other branch is wanted");
+    assert_eq!((author, sequence), (world.id(0), replica.held(&world.id(0))));
+    assert_ne!(Some(id.prefix()), replica.prefix_at(&author, sequence));
 }
 
 #[test]
@@ -477,7 +302,7 @@ fn records_that_the_steward_has_not_written_are_waited_for() {
         assert_eq!((replica.admitted().sequence(&world.id(1)), replica.waiting_operations()), (0, 1));
         let (author, sequence) = replica.wanted().expect("the steward's next operations are wanted");
         assert!(author == world.id(0) && sequence > replica.held(&author));
-        world.record(epoch(2));
+        world.record(0, epoch(2));
         let counts = u64::from(claimed == 4);
         assert_eq!(settled(&world).0.admitted().sequence(&world.id(1)), counts);
     }
@@ -517,7 +342,7 @@ fn a_run_that_leaves_a_gap_or_continues_another_branch_is_not_taken() {
     let mut other = joined(Role::Writer);
     other.data(1, Twist::NoDependencies);
     (0..3).for_each(|_| other.data(1, Twist::None));
-    let (mut replica, mut admitted) = (world.empty(), Vec::new());
+    let (mut replica, mut admitted) = (Replica::new(world.space).admission, Vec::new());
     assert!(!replica.hold(&world.logs[1][1], &mut admitted), "a gap");
     assert!(replica.hold(&world.logs[1][0], &mut admitted));
     assert!(!replica.hold(&other.logs[1][0], &mut admitted), "the other branch");
@@ -547,15 +372,15 @@ fn a_first_operation_builds_on_its_admission_among_more_heads_than_fit() {
     let mut sponsors: Vec<usize> = (1..joiner).collect();
     sponsors.sort_by_key(|sponsor| world.id(*sponsor));
     for sponsor in [sponsors[0], sponsors[DEPENDENCIES_MAX], *sponsors.last().unwrap()] {
-        let (view, log) = (world.views[joiner].clone(), world.logs[sponsor].clone());
+        let (view, log) = (world.replicas[joiner].clone(), world.logs[sponsor].clone());
         world.admit(sponsor, joiner, 0, Twist::None);
         world.hear(joiner, sponsor);
-        let (dependencies, overflow) = world.views[joiner].dependencies(world.id(joiner));
+        let (dependencies, overflow) = world.view(joiner).dependencies(world.id(joiner));
         assert!(overflow && dependencies.len() == DEPENDENCIES_MAX);
         assert!(dependencies.windows(2).all(|pair: &[Dependency]| pair[0].author < pair[1].author));
         world.data(joiner, Twist::None);
-        assert_eq!(world.views[joiner].admitted().sequence(&world.id(joiner)), 1, "sponsor {sponsor}");
-        (world.views[joiner], world.logs[sponsor]) = (view, log);
+        assert_eq!(world.view(joiner).admitted().sequence(&world.id(joiner)), 1, "sponsor {sponsor}");
+        (world.replicas[joiner], world.logs[sponsor]) = (view, log);
         world.logs[joiner].clear();
     }
 }

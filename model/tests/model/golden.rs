@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use data_encoding::HEXLOWER;
 use rand_core::{TryCryptoRng, TryRng};
 use syncline_model::keys::{WrappedSecret, open, seal};
-use syncline_model::membership::{Admit, Certificate, Cut, Genesis, KeyDelivery, Record, Statement, invitation_tag};
+use syncline_model::membership::{
+    Admit, Certificate, Cut, Genesis, KeyDelivery, Record, Statement, Takeover, invitation_tag,
+};
 use syncline_model::payload::{Action, Entry, Lineage, Transaction};
 use syncline_model::run::RunBuilder;
 use syncline_model::{
-    ContentKey, Dependency, DeviceId, DeviceKey, Header, Kind, OperationId, ReplicationSecret, Role, Run, RunSummary,
-    SpaceId, Strings, Ticket, VerifiedRun, VersionVector,
+    ContentKey, Dependency, DeviceId, DeviceKey, ForkProof, Header, Kind, OperationId, ReplicationSecret, Role, Run,
+    RunSummary, SpaceId, Strings, Ticket, VerifiedRun, VersionVector, branch_log,
 };
 
 /// Set it to write the files anew.
@@ -199,7 +201,9 @@ fn cut(seed: u8) -> Cut {
 }
 
 fn statements() -> Vec<(&'static str, Statement)> {
-    let (device, exchange) = (DeviceId([6; 32]), device(6).exchange_public());
+    let (recovery, device, exchange) = (device(2), DeviceId([6; 32]), device(6).exchange_public());
+    let takeover = Takeover::new(&space(), (9, [8; 32]), (device, exchange), cut(13), 5, &recovery);
+    assert!(takeover.holds(&space(), 9, [8; 32], &recovery.id()));
     vec![
         ("genesis", Statement::Genesis(genesis())),
         (
@@ -219,9 +223,10 @@ fn statements() -> Vec<(&'static str, Statement)> {
         ("addition", Statement::Addition { device, exchange, role: Role::Relay }),
         ("removal", Statement::Removal { cuts: vec![cut(10), cut(11)] }),
         ("role-change", Statement::RoleChange { device, role: Role::Writer, cut: Some(cut(12)) }),
-        ("handover", Statement::Handover { steward: device, counter: 4 }),
-        ("takeover", Statement::Takeover { steward: device, exchange, cut: cut(13), counter: 5, signature: [14; 64] }),
+        ("handover", Statement::Handover { steward: device, exchange }),
+        ("takeover", Statement::Takeover(takeover)),
         ("resolve", Statement::Resolve { heads: vec![cut(15)] }),
+        ("history", Statement::History { shared: false }),
     ]
 }
 
@@ -238,6 +243,14 @@ fn operations(goldens: &mut Goldens) {
     decode(joined.bytes()).unwrap().verify().unwrap();
     let summary = RunSummary::of(&joined);
     goldens.writes("run-summary", &summary, &summary.encode(), RunSummary::decode);
+
+    let other = VerifiedRun::author(&device(1), &self::header(2, joined.operation(1).unwrap().id, b"fork"), |_| {
+        b"fork".to_vec()
+    });
+    let proof = ForkProof::of(&joined, &other.unwrap()).unwrap();
+    goldens.writes("fork-proof", &proof, &proof.encode(), ForkProof::decode);
+    assert!(proof.holds(&space()));
+    goldens.derives("branch-log", branch_log(&device(1).id(), &OperationId([4; 32])).as_bytes());
 
     let mut vector = VersionVector::default();
     (1..=3).for_each(|seed| vector.advance(DeviceId([seed; 32]), u64::from(seed) * 1000, OperationId([seed + 1; 32])));
@@ -265,7 +278,8 @@ fn payloads(goldens: &mut Goldens) {
 
 fn membership(goldens: &mut Goldens) {
     for (sequence, (name, statement)) in (1..).zip(statements()) {
-        let record = Record { sequence, previous: [sequence as u8 - 1; 32], statement };
+        let record =
+            Record { sequence, previous: [sequence as u8 - 1; 32], wall_time_ms: 1_700_000_000_000, statement };
         goldens.writes(&format!("record-{name}"), &record, &record.encode(), Record::decode);
         if name == "genesis" {
             goldens.derives("record-hash", &record.hash());
@@ -273,7 +287,7 @@ fn membership(goldens: &mut Goldens) {
     }
     goldens.derives("space-id", space().as_bytes());
 
-    let admit = Admit { certificate: certificate() };
+    let admit = Admit { certificate: certificate(), wall_time_ms: 1_700_000_000_000 };
     goldens.writes("admit", &admit, &admit.encode(), Admit::decode);
     assert!(admit.certificate.holds(&space()));
 

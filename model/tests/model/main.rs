@@ -2,4 +2,7 @@
 //! that take anything.
 
 mod admission;
+mod convergence;
 mod golden;
+mod plain;
+mod world;

@@ -2,13 +2,15 @@
 
 use std::io::{self, Read};
 
-use syncline_model::{Run, SpaceId, VerifiedRun};
+use syncline_model::SpaceId;
 
 use super::{
     BackupCheckpoint, BackupError, BackupFile, BackupSummary, FILES_MAX, FRAME_BYTES_MAX, FRAME_HEADER_BYTES,
     FRONT_BYTES, HASH_BYTES, KIND_CHECKPOINT, KIND_END, KIND_FILE, KIND_RUNS, KIND_SPACE, KIND_SPACE_END, MAGIC, Place,
     VERSION,
 };
+use crate::log::Filed;
+use crate::log::body::decode_body;
 use crate::small_files::check_name;
 
 /// Bytes that are asked for at once, so that a length alone allocates nothing.
@@ -23,7 +25,7 @@ pub enum BackupItem {
     /// A space begins.
     Space(SpaceId),
     /// Runs of the space, their signatures checked, in order of arrival.
-    Runs(Vec<VerifiedRun>),
+    Runs(Vec<Filed>),
     /// The space is complete.
     SpaceEnd(SpaceId),
     /// Everything up to here is what was written.
@@ -140,11 +142,11 @@ impl<R: Read> BackupReader<R> {
             let (bytes, rest) = rest
                 .split_at_checked(u32::from_le_bytes(*length) as usize)
                 .ok_or_else(|| self.damaged("a run that is cut short"))?;
-            let run = Run::decode(space, bytes).map_err(|_| self.damaged("a run that cannot be read"))?;
+            let (log, run) = decode_body(space, bytes).ok_or_else(|| self.damaged("a run that cannot be read"))?;
             let run = run.verify().map_err(|_| self.damaged("a run whose signature does not hold"))?;
             self.place.of_space.0 += 1;
             self.place.of_space.1 += run.operations().len() as u64;
-            runs.push(run);
+            runs.push(Filed { log, run });
             body = rest;
         }
         if body.is_empty() { Ok(BackupItem::Runs(runs)) } else { Err(self.damaged("a run that is cut short")) }

@@ -46,9 +46,9 @@ pub fn restore(
             }
             BackupItem::Space(_) => restoring.secrets.clear(),
             BackupItem::Runs(runs) => {
-                let Some(space) = runs.first().map(|run| run.space()) else { continue };
+                let Some(space) = runs.first().map(|filed| filed.run.space()) else { continue };
                 let log = restoring.log(space)?;
-                log.append(&runs)?;
+                log.file(&runs)?;
                 let (activity, done) = (Activity::Restoring, log.stats()?.log_bytes);
                 progress(Progress { activity, space: Some(space), done, total: 0 });
             }

@@ -7,6 +7,7 @@ use super::{
     KIND_FILE, KIND_RUNS, KIND_SPACE, KIND_SPACE_END, MAGIC, RUNS_FRAME_BYTES, VERSION,
 };
 use crate::error::StorageError;
+use crate::log::body::encode_body;
 use crate::log::{DamagedRun, LogReader};
 use crate::progress::{Activity, Progress};
 use crate::small_files::{SMALL_FILE_BYTES_MAX, check_name};
@@ -56,9 +57,9 @@ impl<W: Write> BackupWriter<W> {
             loop {
                 let page = log.passage(after, through, RUNS_FRAME_BYTES, &mut damaged)?;
                 for stored in &page.runs {
-                    let bytes = stored.run.bytes();
+                    let bytes = encode_body(&stored.log, &stored.run);
                     body.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-                    body.extend_from_slice(bytes);
+                    body.extend_from_slice(&bytes);
                     done += bytes.len() as u64;
                     runs += 1;
                     operations += stored.run.operations().len() as u64;

@@ -3,8 +3,9 @@
 use std::io;
 
 use syncline_model::planted::{Bug, planted};
-use syncline_model::{Run, RunSummary};
+use syncline_model::{DeviceId, Run, RunSummary};
 
+use super::body::decode_body;
 use super::record::{Found, Walk};
 use super::recovery::Segment;
 use super::segment::SEGMENT_HEADER_BYTES;
@@ -53,12 +54,12 @@ impl Indexer {
         position: Position,
         end: Position,
         length: u32,
-        summary: &RunSummary,
+        (log, summary): (&DeviceId, &RunSummary),
     ) -> Result<(), IndexError> {
-        let arrival = encode_arrival(length, summary);
+        let arrival = encode_arrival(length, log, summary);
         self.batch_bytes += arrival.len();
         self.batch.put(self.index.key(Area::ARRIVAL, &position_suffix(position)), arrival);
-        let author = author_suffix(&summary.author, summary.last(), position);
+        let author = author_suffix(log, summary.last(), position);
         self.batch.put(self.index.key(Area::AUTHOR, &author), encode_author_value(summary.first, length));
         self.watermark.runs += 1;
         self.watermark.operations += summary.operations.len() as u64;
@@ -153,9 +154,9 @@ impl Completion<'_> {
                     let next = offset + super::record::RECORD_HEADER_BYTES + length;
                     let doubted = searched || self.index_use == IndexUse::Anew;
                     match readable_run(parts, body, doubted) {
-                        Some(run) => {
+                        Some((log, run)) => {
                             let end = Position::new(segment.number, next);
-                            let added = self.indexer.add(position, end, length, &RunSummary::of(&run));
+                            let added = self.indexer.add(position, end, length, (&log, &RunSummary::of(&run)));
                             added.map_err(|error| parts.index_failed(error))?;
                         }
                         None => self.damaged(position, length),
@@ -183,7 +184,7 @@ impl Completion<'_> {
 }
 
 /// The run in a record's body, if there is one that may be believed.
-fn readable_run(parts: &LogParts, body: &[u8], doubted: bool) -> Option<Run> {
-    let run = Run::decode(parts.space, body).ok()?;
-    if doubted { run.clone().verify().ok().map(|_| run) } else { Some(run) }
+fn readable_run(parts: &LogParts, body: &[u8], doubted: bool) -> Option<(DeviceId, Run)> {
+    let (log, run) = decode_body(parts.space, body)?;
+    if doubted { run.clone().verify().ok().map(|_| (log, run)) } else { Some((log, run)) }
 }

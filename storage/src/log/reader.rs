@@ -11,6 +11,7 @@ use syncline_model::limits::RUN_OPERATIONS_MAX;
 use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, Run, RunSummary, SpaceId};
 
+use super::body::decode_body;
 use super::record::RECORD_HEADER_BYTES;
 use super::segment::segment_path;
 use super::{Incarnation, LogParts};
@@ -50,6 +51,8 @@ pub struct AuthorRange {
 pub struct StoredRun {
     /// Where its record stands.
     pub position: Position,
+    /// The log under which it is filed: its author's, or a branch of that.
+    pub log: DeviceId,
     /// The run. It was verified before it was stored.
     pub run: Run,
 }
@@ -143,16 +146,26 @@ impl LogReader {
         after: Option<Position>,
         visit: &mut dyn FnMut(Position, RunSummary),
     ) -> Result<(), StorageError> {
+        self.replay_filed(after, &mut |position, _, summary| visit(position, summary))
+    }
+
+    /// The same, with the log under which each is filed: its author's, or a branch.
+    pub fn replay_filed(
+        &self,
+        after: Option<Position>,
+        visit: &mut dyn FnMut(Position, DeviceId, RunSummary),
+    ) -> Result<(), StorageError> {
         self.scan_arrivals(after, &mut |position, value| {
-            visit(position, arrival_summary(value)?);
+            let (log, summary) = arrival_summary(value)?;
+            visit(position, log, summary);
             Ok(ControlFlow::Continue(()))
         })
     }
 
     /// The stored runs of `author` that hold a sequence in (`after`, `through`], by last sequence, then arrival.
     ///
-    /// Stops once `bytes_max` is passed, but returns at least one run when there is one. All branches of an author
-    /// that forked come out; a run that starts beyond `through` ends the search.
+    /// Stops once `bytes_max` is passed, but returns at least one run when there is one. Branches of a log are read
+    /// under their own names; a run that starts beyond `through` ends the search.
     ///
     /// # Errors
     /// [`StorageError::Damaged`] names a run that could not be read; it is in quarantine then and the same call
@@ -385,11 +398,12 @@ impl LogReader {
             let from = (planned.position.offset() - start) as usize;
             let record = buffer[..read].get(from..from + planned.record_bytes() as usize);
             let body = record.and_then(|record| self.parts.codec.body(segment, planned.position.offset(), record));
-            let run = body.and_then(|body| Run::decode(self.parts.space, body).ok());
-            let is_planned =
-                |run: &Run| (run.author(), run.first(), run.last()) == (planned.author, planned.first, planned.last);
+            let run = body.and_then(|body| decode_body(self.parts.space, body));
+            let is_planned = |(log, run): &(DeviceId, Run)| {
+                (*log, run.first(), run.last()) == (planned.author, planned.first, planned.last)
+            };
             match run.filter(is_planned) {
-                Some(run) => runs.push(StoredRun { position: planned.position, run }),
+                Some((log, run)) => runs.push(StoredRun { position: planned.position, log, run }),
                 None => return Err(self.put_in_quarantine(planned)),
             }
         }
@@ -424,7 +438,7 @@ impl LogReader {
 
 pub(super) fn planned_arrival(position: Position, value: &[u8]) -> Result<Planned, IndexError> {
     let arrival = decode_arrival(value)?;
-    let crate::layout::Arrival { length, author, first, last } = arrival;
+    let crate::layout::Arrival { length, author, first, last, .. } = arrival;
     Ok(Planned { position, length, author, first, last })
 }
 

@@ -39,7 +39,9 @@ pub(crate) fn held_ranges(reader: &LogReader, with_quarantine: bool) -> Result<H
     let mut ranges = Held::new();
     reader.scan_arrivals(None, &mut |_, value| {
         let arrival = decode_arrival(value)?;
-        ranges.entry(arrival.author).or_default().push((arrival.first, arrival.last));
+        // A branch lacks nothing of what lies before it.
+        let first = if arrival.is_branch { 1 } else { arrival.first };
+        ranges.entry(arrival.author).or_default().push((first, arrival.last));
         Ok(std::ops::ControlFlow::Continue(()))
     })?;
     if with_quarantine {

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use syncline_model::{DeviceId, OperationId, Run, RunSummary};
 
+use super::body::decode_body;
 use super::reader::{AuthorRange, LogReader};
 use super::record::{Found, Walk};
 use super::recovery::survey;
@@ -152,9 +153,9 @@ impl Check<'_> {
             Found::Void { from, to } => self.report.reclaimed_bytes += u64::from(to - from),
             Found::Record { offset, body, .. } => {
                 let position = Position::new(segment, offset);
-                match Run::decode(self.reader.parts.space, body) {
-                    Ok(run) => self.run(position, run)?,
-                    Err(_) => self.damage(position, body.len() as u32),
+                match decode_body(self.reader.parts.space, body) {
+                    Some((log, run)) => self.run(position, log, run, body.len() as u32)?,
+                    None => self.damage(position, body.len() as u32),
                 }
             }
         }
@@ -171,23 +172,25 @@ impl Check<'_> {
         }
     }
 
-    fn run(&mut self, position: Position, run: Run) -> Result<(), IndexError> {
+    fn run(&mut self, position: Position, log: DeviceId, run: Run, length: u32) -> Result<(), IndexError> {
         let report = &mut self.report;
         report.runs += 1;
         report.operations += run.operations().len() as u64;
         report.bytes += run.bytes().len() as u64;
-        let head = self.heads.get(&run.author()).copied().unwrap_or((0, OperationId::ZERO));
-        if (head.0 + 1, head.1) != (run.first(), run.previous()) {
+        let head = self.heads.get(&log).copied().unwrap_or((0, OperationId::ZERO));
+        // A branch begins where its log was left.
+        let begins_branch = log != run.author() && !self.heads.contains_key(&log);
+        if (head.0 + 1, head.1) != (run.first(), run.previous()) && !begins_branch {
             report.unchained.add(position);
         }
         if run.last() > head.0 {
-            self.heads.insert(run.author(), (run.last(), run.last_id()));
+            self.heads.insert(log, (run.last(), run.last_id()));
         }
-        let (index, length) = (&self.reader.parts.index, run.bytes().len() as u32);
+        let index = &self.reader.parts.index;
         let arrival = index.value(Area::ARRIVAL, &position_suffix(position))?;
-        let author = index.value(Area::AUTHOR, &author_suffix(&run.author(), run.last(), position))?;
+        let author = index.value(Area::AUTHOR, &author_suffix(&log, run.last(), position))?;
         self.indexed += u64::from(arrival.is_some());
-        let expected = encode_arrival(length, &RunSummary::of(&run));
+        let expected = encode_arrival(length, &log, &RunSummary::of(&run));
         if arrival != Some(expected) || author != Some(encode_author_value(run.first(), length)) {
             report.misindexed.add(position);
         }

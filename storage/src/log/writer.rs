@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use syncline_model::planted::{Bug, planted};
-use syncline_model::{Run, RunSummary, SpaceId, VerifiedRun};
+use syncline_model::{DeviceId, Run, RunSummary, SpaceId, VerifiedRun};
 
+use super::body::{Filed, body_length, decode_body, encode_body};
 use super::indexing::{Indexer, complete_index};
 use super::reader::{LogReader, LogStats};
 use super::record::{RECORD_HEADER_BYTES, RecordHeader};
@@ -102,6 +103,7 @@ struct Unsynced {
     position: Position,
     end: Position,
     length: u32,
+    log: DeviceId,
     summary: RunSummary,
 }
 
@@ -209,28 +211,47 @@ impl SpaceLog {
         self.reader().replay(after, visit)
     }
 
+    /// Visits every run after `after` with the log under which it is filed; see [`LogReader::replay_filed`].
+    pub fn replay_filed(
+        &self,
+        after: Option<Position>,
+        visit: &mut dyn FnMut(Position, DeviceId, RunSummary),
+    ) -> Result<(), StorageError> {
+        self.reader().replay_filed(after, visit)
+    }
+
     /// Writes runs to the log in one write and returns where they stand. They are neither durable nor shown yet.
     ///
     /// # Errors
     /// After [`StorageError::Full`], [`StorageError::TooLarge`], [`StorageError::WrongSpace`] and
     /// [`StorageError::Io`] the log is as it was before, and can be appended to again.
     pub fn append(&mut self, runs: &[VerifiedRun]) -> Result<Vec<Position>, StorageError> {
+        let filed: Vec<Filed> = runs.iter().cloned().map(Filed::from).collect();
+        self.file(&filed)
+    }
+
+    /// The same for runs that may belong to branches of forked logs.
+    ///
+    /// # Errors
+    /// As [`SpaceLog::append`].
+    pub fn file(&mut self, runs: &[Filed]) -> Result<Vec<Position>, StorageError> {
         self.refuse_if_poisoned()?;
-        if let Some(run) = runs.iter().find(|run| run.space() != self.parts.space) {
-            return Err(StorageError::WrongSpace { what: "a run", found: run.space(), expected: self.parts.space });
+        if let Some(run) = runs.iter().find(|filed| filed.run.space() != self.parts.space) {
+            return Err(StorageError::WrongSpace { what: "a run", found: run.run.space(), expected: self.parts.space });
         }
-        let size = runs.iter().map(|run| u64::from(RECORD_HEADER_BYTES) + run.bytes().len() as u64).sum();
+        let body = |filed: &Filed| body_length(&filed.log, &filed.run) as u32;
+        let size = runs.iter().map(|filed| u64::from(RECORD_HEADER_BYTES + body(filed))).sum();
         if size > APPEND_BYTES_MAX {
             return Err(StorageError::TooLarge { what: "an append", size, limit: APPEND_BYTES_MAX });
         }
         self.make_room(size, runs.len())?;
         let (number, synced) = (self.segment.number, self.segment.synced);
         let (mut buffer, mut positions) = (Vec::with_capacity(size as usize), Vec::with_capacity(runs.len()));
-        for run in runs {
+        for Filed { log, run } in runs {
             let offset = self.segment.length + buffer.len() as u32;
             let noted = offset + u32::from(!positions.is_empty() && planted(Bug::RunPositionOffByOne));
             positions.push(Position::new(number, noted));
-            self.parts.codec.write(&mut buffer, number, offset, synced, run.bytes());
+            self.parts.codec.write(&mut buffer, number, offset, synced, &encode_body(log, run));
         }
         let end = self.segment.length + buffer.len() as u32;
         self.segment.grow_ahead(end, self.limits.segment_bytes);
@@ -240,10 +261,10 @@ impl SpaceLog {
         self.segment.length = end;
         self.segment.reach = self.segment.reach.max(end);
         self.unsynced_bytes += size;
-        self.unsynced.extend(runs.iter().zip(&positions).map(|(run, position)| {
-            let length = run.bytes().len() as u32;
+        self.unsynced.extend(runs.iter().zip(&positions).map(|(filed, position)| {
+            let length = body(filed);
             let end = Position::new(number, position.offset() + RECORD_HEADER_BYTES + length);
-            Unsynced { position: *position, end, length, summary: RunSummary::of(run) }
+            Unsynced { position: *position, end, length, log: filed.log, summary: RunSummary::of(&filed.run) }
         }));
         Ok(positions)
     }
@@ -274,7 +295,7 @@ impl SpaceLog {
         self.unsynced_bytes = 0;
         let index = |indexer: &mut Indexer| -> Result<(), IndexError> {
             for run in &unsynced {
-                indexer.add(run.position, run.end, run.length, &run.summary)?;
+                indexer.add(run.position, run.end, run.length, (&run.log, &run.summary))?;
             }
             indexer.commit(end)
         };
@@ -438,8 +459,9 @@ fn fits(parts: &LogParts, segments: &[Segment], watermark: &Watermark) -> Result
     // Damage contradicts nothing; another run, or one of another length, does.
     let (segment, offset) = (position.segment(), position.offset());
     let same_length = |header: RecordHeader| header.length == arrival.length;
-    let body = parts.codec.body(segment, offset, &record).map(|body| Run::decode(parts.space, body));
-    let same_run = |run: Run| encode_arrival(arrival.length, &RunSummary::of(&run)) == value;
+    let body = parts.codec.body(segment, offset, &record).map(|body| decode_body(parts.space, body));
+    let same_run =
+        |(log, run): (DeviceId, Run)| encode_arrival(arrival.length, &log, &RunSummary::of(&run)) == value;
     Ok(parts.codec.header(segment, offset, &record).is_none_or(same_length)
-        && body.and_then(Result::ok).is_none_or(same_run))
+        && body.flatten().is_none_or(same_run))
 }

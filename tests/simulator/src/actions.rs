@@ -129,6 +129,17 @@ impl World {
         }
     }
 
+    /// The steward hears what became of an act.
+    pub(crate) fn governed(&mut self, space: usize, token: u64, outcome: Result<(), WriteError>) {
+        let steward = self.plan().spaces[space].steward;
+        match outcome {
+            Ok(()) => self.note(steward, Happening::Governed, [token, space as u64], String::new),
+            // Room on the disk, and operations that damage took, come back.
+            Err(WriteError::Storage | WriteError::Recovering) => {}
+            Err(error) => self.violate(format!("the steward cannot govern: {error}")),
+        }
+    }
+
     /// Somebody does something of the plan.
     pub(crate) fn act(&mut self, place: usize) {
         let surroundings = self.surroundings.clone();

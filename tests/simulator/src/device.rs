@@ -203,7 +203,7 @@ fn open_core(
     let founds = facts.founder == device.id();
     let mut core = SpaceCore::new(device, keys, Engine::new(config));
     if founds {
-        core.found(facts.genesis.clone(), random).expect("a space can be founded");
+        core.found(facts.genesis.clone(), 0, random).expect("a space can be founded");
     }
     let mut incarnation = [0; 16];
     rand_core::Rng::fill_bytes(random, &mut incarnation);

@@ -64,6 +64,7 @@ happenings! {
     JoinedWhileRunning "space added to a device that runs" required;
     KeysStored "keys stored" required;
     Invited "invitation made" required;
+    Governed "epoch begun or member removed" required;
     RequestSent "request sent" required;
     RequestServed "request arrives" required;
     RequestAnswered "request answered" required;

@@ -8,7 +8,7 @@ use syncline::space::core::Event as CoreEvent;
 use syncline::space::join::JoinAnswer;
 use syncline::space::replica::{Input, Output};
 use syncline::space::{Clock, SpaceReplica};
-use syncline_model::{DeviceId, ReplicationSecret, Ticket};
+use syncline_model::{DeviceId, ReplicationSecret, SpaceTag, Ticket};
 use syncline_storage::{FileScope, StorageError, Store};
 use syncline_sync::{
     Effect as SyncEffect, Event as SyncEvent, FrameId, Message as SyncMessage, Request, RequestId, Verdict,
@@ -29,8 +29,11 @@ pub(crate) struct Hosted {
     joins: BTreeMap<u64, u64>,
     frames: BTreeMap<FrameId, (usize, Frame)>,
     seen: BTreeSet<[u8; 16]>,
-    /// Whether the replication secret is known to the rest of the node.
-    pub(crate) has_secret: bool,
+    /// How many secrets are known to the rest of the node.
+    pub(crate) greeted: usize,
+    /// How the space is named to its peers.
+    pub(crate) tags: BTreeMap<DeviceId, SpaceTag>,
+
     /// The invitations that the rest of the node knows of: what the replica last told it.
     pub(crate) invitations: BTreeSet<DeviceId>,
 }
@@ -46,7 +49,9 @@ impl Hosted {
             joins: BTreeMap::new(),
             frames: BTreeMap::new(),
             seen: BTreeSet::new(),
-            has_secret: false,
+            greeted: 0,
+            tags: BTreeMap::new(),
+
             invitations: BTreeSet::new(),
         };
         hosted.publish_facts();
@@ -58,9 +63,19 @@ impl Hosted {
         self.invitations = self.replica.core().state().membership().invitations().keys().copied().collect();
     }
 
-    /// The secret by which devices find each other, once it is here.
-    pub(crate) fn secret(&self) -> Option<&ReplicationSecret> {
-        self.replica.core().state().keys().replication_secret()
+    /// The secrets by which devices find each other, as far as they are here.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = (u32, &ReplicationSecret)> {
+        self.replica.core().state().keys().replication_secrets()
+    }
+
+    /// The secret in use.
+    pub(crate) fn latest_secret(&self) -> Option<&ReplicationSecret> {
+        self.secrets().next().map(|(_, secret)| secret)
+    }
+
+    /// Whether no secret is here yet.
+    pub(crate) fn is_secretless(&self) -> bool {
+        self.secrets().next().is_none()
     }
 
     /// Requests of peers and frames that wait for the replica: nothing may pile up.
@@ -110,11 +125,12 @@ impl Hosted {
             SpaceInput::Invite { token, role, uses, expires_ms } => {
                 Input::Core(CoreEvent::Invite { token, role, uses, expires_ms })
             }
+            SpaceInput::Govern { token, act } => Input::Core(CoreEvent::Govern { token, act }),
             SpaceInput::Worked(done) => Input::Desk(DeskInput::Worked(done)),
         }
     }
 
-    /// Makes durable what was written and carries out what follows; tells whether the space has just become findable.
+    /// Makes durable what was written and carries out what follows; tells whether the space has just become findable under another name.
     pub(crate) fn settle(
         &mut self,
         surroundings: &Surroundings,
@@ -132,9 +148,8 @@ impl Hosted {
             self.replica.forget_documents(clock, random)?;
             wishes.push(Wish::BeginAnew);
         }
-        let is_new = !self.has_secret && self.secret().is_some();
-        self.has_secret |= is_new;
-        Ok(is_new)
+        let secrets = self.secrets().count();
+        Ok(std::mem::replace(&mut self.greeted, secrets) < secrets)
     }
 
     fn carry_out(
@@ -153,6 +168,13 @@ impl Hosted {
             }
             Output::Work(job) => wishes.push(Wish::Work { space, job }),
             Output::Invited(token, outcome) => wishes.push(Wish::Invited { space, token, outcome }),
+            Output::Governed(token, outcome) => wishes.push(Wish::Governed { space, token, outcome }),
+            Output::Publish { bytes, .. } => {
+                let frame = Frame::new(space, bytes);
+                self.seen.insert(frame.id);
+                wishes.push(Wish::Note(Happening::Published, [frame.bytes.len() as u64, 0]));
+                wishes.push(Wish::Spread { frame, not_to: None });
+            }
             Output::JoinAnswered(token, outcome) => {
                 let happening = if outcome.is_ok() { Happening::JoinAdmitted } else { Happening::JoinRefused };
                 wishes.push(Wish::Note(happening, [token, 1]));
@@ -183,17 +205,10 @@ impl Hosted {
         let number = |id: &DeviceId| surroundings.number(id).expect("only devices of the run take part");
         match effect {
             SyncEffect::Send { peer, token, request } => {
-                let Some(secret) = self.secret() else { return };
-                let tag = secret.tag(&self.replica.core().state().device_id(), &peer);
+                let Some(tag) = self.tags.get(&peer).copied() else { return };
                 let bytes = SyncMessage::Space { tag, request }.encode();
                 let (peer, purpose) = (number(&peer), Purpose::Engine { space, token });
                 wishes.push(Wish::Request { peer, protocol: Protocol::Sync, bytes, purpose });
-            }
-            SyncEffect::Publish { bytes } => {
-                let frame = Frame::new(space, bytes);
-                self.seen.insert(frame.id);
-                wishes.push(Wish::Note(Happening::Published, [frame.bytes.len() as u64, 0]));
-                wishes.push(Wish::Spread { frame, not_to: None });
             }
             SyncEffect::Verdict { id, verdict, .. } => {
                 let Some((peer, frame)) = self.frames.remove(&id) else { return };
@@ -214,7 +229,11 @@ impl Hosted {
                 wishes.push(Wish::Blamed { peer: number(&peer), why: Blame::Equivocation { author, sequence } });
             }
             SyncEffect::Synced { peer } => wishes.push(Wish::Note(Happening::Synced, [number(&peer) as u64, 0])),
-            SyncEffect::Serve { .. } | SyncEffect::Reply { .. } | SyncEffect::Ingest { .. } => {
+            SyncEffect::Serve { .. }
+            | SyncEffect::Reply { .. }
+            | SyncEffect::Ingest { .. }
+            | SyncEffect::Branch { .. }
+            | SyncEffect::Publish { .. } => {
                 wishes.push(Wish::Violation("the replica let out what it has to do itself".to_owned()));
             }
         }

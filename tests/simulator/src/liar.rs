@@ -155,7 +155,7 @@ impl Liar {
             }
             2 => {
                 let lie = match &asked {
-                    Request::Pull { .. } => Response::Summary(SummaryAnswer::Equal),
+                    Request::Pull { .. } | Request::Branch { .. } => Response::Summary(SummaryAnswer::Equal),
                     Request::Summary { .. } => Response::Page(Page::default()),
                 };
                 return Some((Happening::LieWrongAnswer, lie.encode()));
@@ -420,7 +420,7 @@ impl World {
     pub(crate) fn lie(&mut self, number: usize) {
         let surroundings = self.surroundings.clone();
         let known = |(space, hosted): (&usize, &Hosted)| {
-            Some((*space, hosted.secret().filter(|_| hosted.has_secret)?.clone(), Standing::of(hosted)))
+            Some((*space, hosted.latest_secret().filter(|_| hosted.greeted > 0)?.clone(), Standing::of(hosted)))
         };
         let running = self.devices[number].running.iter();
         let secrets: Vec<(usize, ReplicationSecret, Option<Standing>)> =

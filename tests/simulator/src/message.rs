@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use syncline::documents::{Answer, ChangeEvent, DocumentError, Job, JobDone, Query, Step, Version};
-use syncline::space::WriteError;
+use syncline::space::{Act, WriteError};
 use syncline_model::{DeviceKey, Role};
 use syncline_sync::{Hello, Misbehaviour, Token};
 
@@ -88,6 +88,7 @@ pub(crate) enum SpaceInput {
     Watch { token: u64, since: Option<Version> },
     Taken { token: u64, events: usize },
     Invite { token: u64, role: Role, uses: u32, expires_ms: u64 },
+    Govern { token: u64, act: Act },
     Worked(JobDone),
 }
 
@@ -132,6 +133,11 @@ pub(crate) enum Wish {
         space: usize,
         token: u64,
         outcome: Result<DeviceKey, WriteError>,
+    },
+    Governed {
+        space: usize,
+        token: u64,
+        outcome: Result<(), WriteError>,
     },
     /// A peer is blamed, which is right only for a liar.
     Blamed {

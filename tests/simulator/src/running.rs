@@ -14,7 +14,7 @@ use syncline::space::replica::Input;
 use syncline_model::membership::{Certificate, invitation_tag};
 use syncline_model::{DeviceId, Ticket};
 use syncline_storage::{StorageError, Store};
-use syncline_sync::{Event as SyncEvent, Hello, HelloAnswer, Message as SyncMessage, PeerTags};
+use syncline_sync::{Event as SyncEvent, Hello, HelloAnswer, Message as SyncMessage, PeerTags, SharedSpace};
 
 use crate::device::{Device, EPOCH_MS, Surroundings, open_replica};
 use crate::happening::Happening;
@@ -34,7 +34,8 @@ pub(crate) fn clock(now_us: u64, booted_us: u64, skew_ms: i64) -> Clock {
 #[derive(Debug, Default)]
 struct Peer {
     tags: PeerTags,
-    shares: BTreeSet<usize>,
+    /// The spaces that it shares, each with the epoch under whose name.
+    shares: BTreeMap<usize, u32>,
     /// The last hello, as long as it is not answered.
     unanswered: Option<Hello>,
 }
@@ -108,7 +109,7 @@ impl Running {
 
     /// Whether it takes part in a space's gossip.
     pub(crate) fn is_subscribed(&self, space: usize) -> bool {
-        self.hosted.get(&space).is_some_and(|hosted| hosted.has_secret)
+        self.hosted.get(&space).is_some_and(|hosted| hosted.greeted > 0)
     }
 
     /// When it wants a timer.
@@ -171,7 +172,7 @@ impl Running {
                 let shares = self.peers.remove(&peer).unwrap_or_default().shares;
                 let event = SyncEvent::PeerGone { peer: self.id_of(peer) };
                 shares
-                    .into_iter()
+                    .into_keys()
                     .try_for_each(|space| self.core(space, CoreEvent::Sync(event.clone()), clock, touched))
             }
             Message::Request { peer, protocol: Protocol::Sync, bytes, exchange } => {
@@ -223,8 +224,11 @@ impl Running {
     /// Tells a peer by tags which spaces are here.
     fn greet(&mut self, peer: usize, wishes: &mut Vec<Wish>) {
         let (local, other) = (self.id_of(self.number), self.id_of(peer));
-        let known = self.hosted.iter().filter(|(_, hosted)| hosted.has_secret);
-        let spaces = known.filter_map(|(space, hosted)| Some((self.surroundings.spaces[*space].id, hosted.secret()?)));
+        let known = self.hosted.iter().filter(|(_, hosted)| hosted.greeted > 0);
+        let spaces = known.flat_map(|(space, hosted)| {
+            let id = self.surroundings.spaces[*space].id;
+            hosted.secrets().map(move |(epoch, secret)| (id, epoch, secret))
+        });
         let tags = PeerTags::new(&local, &other, spaces);
         let known = self.peers.entry(peer).or_default();
         for hello in tags.hellos() {
@@ -238,7 +242,7 @@ impl Running {
     /// Asks a peer to sponsor this device in the spaces whose keys are not here yet.
     fn apply_at(&self, peer: usize, wishes: &mut Vec<Wish>) {
         for (space, hosted) in &self.hosted {
-            let Some(ticket) = hosted.ticket.as_ref().filter(|_| hosted.secret().is_none()) else { continue };
+            let Some(ticket) = hosted.ticket.as_ref().filter(|_| hosted.is_secretless()) else { continue };
             let (device, invitation) = (&self.surroundings.keys[self.number], ticket.invitation());
             let request = JoinRequest {
                 tag: invitation_tag(&invitation.id(), &device.id(), &self.id_of(peer)),
@@ -266,20 +270,24 @@ impl Running {
     fn shares(
         &mut self,
         peer: usize,
-        proven: &[syncline_model::SpaceId],
+        proven: &[SharedSpace],
         clock: Clock,
         touched: &mut BTreeSet<usize>,
         wishes: &mut Vec<Wish>,
     ) -> Result<(), StorageError> {
-        let spaces: Vec<usize> = proven.iter().filter_map(|id| self.surroundings.space(id)).collect();
+        let found = |shared: &SharedSpace| Some((self.surroundings.space(&shared.space)?, *shared));
+        let spaces: Vec<(usize, SharedSpace)> = proven.iter().filter_map(found).collect();
         if spaces.len() > 1 {
             wishes.push(Wish::Note(Happening::GreetedSeveral, [peer as u64, spaces.len() as u64]));
         }
-        for space in spaces {
-            let Some(known) = self.peers.get_mut(&peer).filter(|known| !known.shares.contains(&space)) else {
-                continue;
-            };
-            known.shares.insert(space);
+        for (space, shared) in spaces {
+            let later = |known: &&mut Peer| known.shares.get(&space).is_none_or(|epoch| *epoch < shared.epoch);
+            let Some(known) = self.peers.get_mut(&peer).filter(later) else { continue };
+            known.shares.insert(space, shared.epoch);
+            let id = self.id_of(peer);
+            if let Some(hosted) = self.hosted.get_mut(&space) {
+                hosted.tags.insert(id, shared.tag);
+            }
             wishes.push(Wish::Note(Happening::Greeted, [peer as u64, space as u64]));
             let event = SyncEvent::PeerShares { peer: self.id_of(peer) };
             self.core(space, CoreEvent::Sync(event), clock, touched)?;

@@ -513,6 +513,7 @@ impl World {
             Wish::Changed { space, token, events } => self.changed(number, space, token, &events),
             Wish::Unwatched { space, token, reason } => self.unwatched(number, space, token, &reason),
             Wish::Invited { space, token, outcome } => self.invited(space, token, outcome),
+            Wish::Governed { space, token, outcome } => self.governed(space, token, outcome),
             Wish::Blamed { peer, why } => self.blamed(number, peer, &why),
             Wish::BeginAnew => {
                 self.note(number, Happening::BegunAnew, [0, 0], String::new);
