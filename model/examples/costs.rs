@@ -104,8 +104,8 @@ impl Log {
             let record = membership.next_record(statement, 0).encode();
             let (sequence, previous) = builder.head();
             let id = self.key.id();
-            let place = Place { author: id, log: id, sequence: sequence + 1, known: sequence };
-            membership.apply_record(place, &record).unwrap();
+            let place = Place { author: id, log: id, sequence: sequence + 1 };
+            membership.apply_record(place, &record, &|_, _| true).unwrap();
             builder.push(&self.header(Kind::MEMBERSHIP, sequence + 1, previous, record.len()), |_| record).unwrap();
         }
         builder.finish(&self.key).unwrap()

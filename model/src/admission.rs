@@ -3,8 +3,9 @@
 //! An operation is *held* once its run is verified and stored. Three strata follow from what is held, each from the
 //! ones before it alone:
 //!
-//! 1. It is *sound* when all it builds on is: its predecessor, its dependencies, the membership records that its
-//!    author knew, and at the beginning of a log its author's admission. Held operations wait in their author's order.
+//! 1. It is *sound* when all it builds on is: its predecessor, its dependencies, and at the beginning of a log its
+//!    author's admission, all within its causal past; and when as many membership records are as its author claims to
+//!    know. Neither forks nor cuts nor takeovers have a say in it. Held operations wait in their author's order.
 //! 2. It counts *by itself* when its author is a member (see [`Membership`]) and it lies within the author's limit: not
 //!    behind a cut, nor at or behind a fork.
 //! 3. It is *admitted* when it is sound, and counts by itself or lies in the causal past of a sound operation that
@@ -57,9 +58,6 @@ pub enum Refusal {
     /// The first operation must build on the author's admission as a writer.
     #[error("its first operation does not build on its admission as a writer")]
     NotAdmitted,
-    /// Records stand in the steward's own log, so the steward knows those before its operation and no others.
-    #[error("it claims membership records that its author cannot know")]
-    UnknownRecords,
     /// Nobody forgets records.
     #[error("it claims to know fewer membership records than the operation before it")]
     ForgottenRecords,
@@ -75,9 +73,13 @@ struct Log {
     parent: Option<DeviceId>,
     /// The ids of its operations, halved.
     prefixes: Vec<IdPrefix>,
-    /// What is sound so far of it, and what its author knew of records there.
+    /// What is sound so far of it, and how many records its author claims to know there.
     sound: u64,
     known: u64,
+    /// Where that grew: sequence and number of records.
+    claims: Vec<(u64, u64)>,
+    /// The last epoch that was found to have begun in the past of an operation here.
+    sealed: Option<u32>,
     waiting: VecDeque<OperationSummary>,
     /// Sound operations that do not count yet.
     shadow: VecDeque<Shadow>,
@@ -259,13 +261,10 @@ impl Admission {
     /// Up to where a log is worth holding: without end for members and strangers, up to its limit, or what others built
     /// on or lack, for those whose log was cut.
     pub fn worth(&self, author: &DeviceId) -> u64 {
-        if !self.membership.knows(author) {
+        if !self.membership.is_limited(author) {
             return u64::MAX;
         }
         let limit = self.membership.limit(author);
-        if limit == u64::MAX {
-            return limit;
-        }
         let lacked = self.lacks.values().filter_map(|lack| match lack {
             Lack::Operation(of, sequence) if of == author => Some(*sequence),
             _ => None,
@@ -276,17 +275,23 @@ impl Admission {
     }
 
     /// The dependencies of `author`'s next operation, and whether some were left out: see
-    /// [`Causality::dependencies`]. Those of a first operation include one that builds on its author's admission.
+    /// [`Causality::heads`]. Among too many are one that builds on all records and, for a first operation, one that
+    /// builds on its author's admission.
     pub fn dependencies(&self, author: DeviceId) -> (Vec<Dependency>, bool) {
         let written = self.admitted.sequence(&author);
         // What is admitted beyond a limit, and of branches, is so because others built on it: they cover it.
         let by_itself = |log: &DeviceId, sequence: u64| sequence <= self.membership.limit(log);
         let mut heads = self.causality.heads(author, written, &self.admitted, &by_itself);
         let overflow = heads.len() > DEPENDENCIES_MAX;
-        if overflow && written == 0 {
-            let admits = |head: &Dependency| self.builds_on_admission(&author, 0, std::slice::from_ref(head));
-            if let Some(at) = heads.iter().position(admits) {
+        if overflow {
+            // What decides how the operation itself counts comes first.
+            let admits = |head: &Dependency| self.covers_admission(&author, std::slice::from_ref(head));
+            if let Some(at) = heads.iter().position(|head| written == 0 && admits(head)) {
                 heads.swap(0, at);
+            }
+            let records = |head: &Dependency| self.covers_records(std::slice::from_ref(head));
+            if let Some(at) = heads.iter().position(records).filter(|at| *at > 0) {
+                heads.swap(1, at);
             }
         }
         heads.truncate(DEPENDENCIES_MAX);
@@ -468,10 +473,13 @@ impl Admission {
             let held = self.logs.get_mut(&log).expect("it was looked at");
             let operation = held.waiting.pop_front().expect("it was looked at");
             held.sound = sequence;
-            held.known = held.known.max(operation.membership);
+            if held.known < operation.membership || held.claims.is_empty() {
+                held.known = operation.membership;
+                held.claims.push((sequence, held.known));
+            }
             self.waiting_operations -= 1;
             self.causality.record(log, sequence, &builds_on);
-            let place = Place { author, log, sequence, known: operation.membership };
+            let place = Place { author, log, sequence };
             let limit = self.membership.limit(&author);
             let fault = self.take_effect(place, &operation).err();
             let OperationSummary { id, kind, epoch, control, .. } = operation;
@@ -583,22 +591,32 @@ impl Admission {
                 builds_on.push(Dependency { author: parent, sequence: held.base, id: OperationId::ZERO });
             }
         }
-        // Before the membership is looked at: whether a log may begin depends on the operation's past alone.
+        // Whether a log may begin depends on the operation's past alone, so there is nothing to wait for.
         if sequence == 1 && !self.may_begin(&author, operation, &builds_on) {
             return Err(Obstacle::Refused(Refusal::NotAdmitted));
         }
-        if operation.membership < held.known {
+        let before = match held.parent {
+            Some(parent) if sequence == held.base + 1 => self.claimed_at(&parent, held.base),
+            _ => held.known,
+        };
+        if operation.membership < before {
             return Err(Obstacle::Refused(Refusal::ForgottenRecords));
         }
         if operation.membership <= self.membership.seen_records() || planted(Bug::MembershipSequenceIgnored) {
             return Ok(builds_on);
         }
-        match self.membership.steward() {
-            Some(steward) if steward != author || *log != author => {
-                Err(Obstacle::Lacks(Lack::Records(operation.membership)))
-            }
-            _ => Err(Obstacle::Refused(Refusal::UnknownRecords)),
+        Err(Obstacle::Lacks(Lack::Records(operation.membership)))
+    }
+
+    /// How many records the author of a log's sound operation claims to know there.
+    fn claimed_at(&self, log: &DeviceId, sequence: u64) -> u64 {
+        let mut held = self.logs.get(log);
+        while let Some(branch) = held.filter(|held| sequence <= held.base) {
+            held = branch.parent.and_then(|parent| self.logs.get(&parent));
         }
+        let claims = held.map(|held| held.claims.as_slice()).unwrap_or_default();
+        let after = claims.partition_point(|(at, _)| *at <= sequence);
+        after.checked_sub(1).map_or(0, |index| claims[index].1)
     }
 
     /// The held log in which a dependency is sound, or what is lacking for that.
@@ -613,34 +631,50 @@ impl Admission {
     }
 
     fn may_begin(&self, author: &DeviceId, operation: &OperationSummary, builds_on: &[Dependency]) -> bool {
-        if self.membership.genesis().is_none() {
-            // Nothing but the genesis, or a stranger's first operation would count where it happens to come early.
-            let at = Place { author: *author, log: *author, sequence: 1, known: operation.membership };
-            return operation.kind == Kind::MEMBERSHIP
-                && operation.dependencies.is_empty()
-                && self.membership.clone().apply_record(at, &operation.control).is_ok();
+        let is_record = operation.kind == Kind::MEMBERSHIP;
+        if is_record && builds_on.is_empty() && self.membership.is_genesis(author, &operation.control) {
+            return true;
         }
-        self.builds_on_admission(author, operation.membership, builds_on)
-            || (operation.kind == Kind::MEMBERSHIP && self.membership.is_takeover(author, &operation.control))
+        let past = OnceCell::new();
+        let in_past = |log: &DeviceId, sequence: u64| {
+            reaches(past.get_or_init(|| self.causality.past_of(builds_on)), log, sequence)
+        };
+        self.membership.may_begin(author, &in_past)
+            || is_record && self.membership.is_takeover(author, &operation.control, &in_past)
     }
 
-    fn builds_on_admission(&self, author: &DeviceId, known: u64, builds_on: &[Dependency]) -> bool {
-        if !self.membership.knows(author) {
-            return false;
-        }
+    /// Whether an operation that builds on these has the admission of its author in its past.
+    fn covers_admission(&self, author: &DeviceId, builds_on: &[Dependency]) -> bool {
         let past = self.causality.past_of(builds_on);
-        self.membership.may_begin(author, known, &|log, sequence| reaches(&past, log, sequence))
+        self.membership.may_begin(author, &|log, sequence| reaches(&past, log, sequence))
+    }
+
+    /// Whether an operation that builds on these has all records of the chain in its past.
+    fn covers_records(&self, builds_on: &[Dependency]) -> bool {
+        let past = self.causality.past_of(builds_on);
+        self.membership.knows_all_records(&|log, sequence| reaches(&past, log, sequence))
     }
 
     fn take_effect(&mut self, at: Place, operation: &OperationSummary) -> Result<(), MembershipError> {
+        let (causality, past) = (&self.causality, OnceCell::new());
+        let in_past = |log: &DeviceId, sequence: u64| {
+            reaches(past.get_or_init(|| causality.past(at.log, at.sequence)), log, sequence)
+        };
         match operation.kind {
-            Kind::MEMBERSHIP => self.membership.apply_record(at, &operation.control),
-            Kind::ADMIT => {
-                let (causality, past) = (&self.causality, OnceCell::new());
-                let in_past = |log: &DeviceId, sequence: u64| {
-                    reaches(past.get_or_init(|| causality.past(at.log, at.sequence)), log, sequence)
-                };
-                self.membership.apply_admit(at, &operation.control, &in_past)
+            Kind::MEMBERSHIP => self.membership.apply_record(at, &operation.control, &in_past),
+            Kind::ADMIT => self.membership.apply_admit(at, &operation.control, &in_past),
+            Kind::DATA => {
+                let epoch = operation.epoch;
+                let held = self.logs.get_mut(&at.log).expect("it was looked at");
+                // What has begun in an operation's past has begun in those of the operations after it.
+                if held.sealed != Some(epoch) {
+                    if !self.membership.epoch_has_begun(epoch, &in_past) {
+                        return Err(MembershipError::WrongEpoch);
+                    }
+                    held.sealed = Some(epoch);
+                }
+                let ended = self.membership.epoch_has_ended(epoch, operation.membership, &in_past);
+                if ended { Err(MembershipError::WrongEpoch) } else { Ok(()) }
             }
             Kind::EQUIVOCATION => {
                 let proof = ForkProof::decode(&operation.control).map_err(|_| MembershipError::Malformed)?;
@@ -650,8 +684,6 @@ impl Admission {
                 self.note_fork(proof.author, proof.sequence);
                 Ok(())
             }
-            Kind::DATA if self.membership.epoch_fits(operation.epoch, at.known) => Ok(()),
-            Kind::DATA => Err(MembershipError::WrongEpoch),
             _ => Ok(()),
         }
     }
@@ -659,8 +691,8 @@ impl Admission {
 
 impl Log {
     fn new(author: DeviceId) -> Self {
-        let (prefixes, waiting, shadow) = Default::default();
-        Self { author, base: 0, parent: None, prefixes, sound: 0, known: 0, waiting, shadow }
+        let (prefixes, claims, waiting, shadow) = Default::default();
+        Self { author, base: 0, parent: None, prefixes, sound: 0, known: 0, claims, sealed: None, waiting, shadow }
     }
 }
 

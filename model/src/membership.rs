@@ -116,13 +116,12 @@ mod tests {
     use crate::keys::DeviceKey;
     use crate::testing::random;
 
-    /// An operation of `author` that knows all records.
     fn place(author: &DeviceKey, sequence: u64) -> Place {
-        Place { author: author.id(), log: author.id(), sequence, known: u64::MAX }
+        Place { author: author.id(), log: author.id(), sequence }
     }
 
-    fn nothing(_: &DeviceId, _: u64) -> bool {
-        false
+    fn everything(_: &DeviceId, _: u64) -> bool {
+        true
     }
 
     fn founded() -> (Membership, DeviceKey) {
@@ -137,14 +136,14 @@ mod tests {
         };
         let mut membership = Membership::new(genesis.space());
         let record = membership.next_record(Statement::Genesis(genesis), 0);
-        membership.apply_record(place(&steward, 1), &record.encode()).unwrap();
+        membership.apply_record(place(&steward, 1), &record.encode(), &everything).unwrap();
         (membership, steward)
     }
 
     fn invite(membership: &mut Membership, steward: &DeviceKey, invitation: &DeviceKey, role: Role) {
         let statement = Statement::Invitation { invitation: invitation.id(), role, uses: 1, expires_ms: 0 };
         let record = membership.next_record(statement, 0);
-        membership.apply_record(place(steward, record.sequence), &record.encode()).unwrap();
+        membership.apply_record(place(steward, record.sequence), &record.encode(), &everything).unwrap();
     }
 
     #[test]
@@ -154,10 +153,16 @@ mod tests {
         invite(&mut membership, &steward, &invitation, Role::Writer);
         let revoked = invitation.id();
         let record = membership.next_record(Statement::Revocation { invitation: revoked }, 0);
-        assert_eq!(membership.apply_record(place(&eve, 1), &record.encode()), Err(MembershipError::NotSteward));
-        membership.apply_record(place(&steward, 3), &record.encode()).unwrap();
-        assert_eq!(membership.apply_record(place(&steward, 4), &record.encode()), Err(MembershipError::BrokenChain));
-        assert_eq!(membership.apply_record(place(&steward, 5), b"x"), Err(MembershipError::Malformed));
+        assert_eq!(
+            membership.apply_record(place(&eve, 1), &record.encode(), &everything),
+            Err(MembershipError::NotSteward)
+        );
+        membership.apply_record(place(&steward, 3), &record.encode(), &everything).unwrap();
+        assert_eq!(
+            membership.apply_record(place(&steward, 4), &record.encode(), &everything),
+            Err(MembershipError::BrokenChain)
+        );
+        assert_eq!(membership.apply_record(place(&steward, 5), b"x", &everything), Err(MembershipError::Malformed));
     }
 
     #[test]
@@ -193,7 +198,7 @@ mod tests {
         for order in [[&reader, &writer], [&writer, &reader]] {
             let mut replica = membership.clone();
             for (sequence, invitation) in (1..).zip(order) {
-                replica.apply_admit(place(&steward, sequence), &admit(invitation), &nothing).unwrap();
+                replica.apply_admit(place(&steward, sequence), &admit(invitation), &everything).unwrap();
             }
             assert_eq!(replica.role(&joiner.id()), Some(Role::Writer));
         }

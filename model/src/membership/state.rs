@@ -1,14 +1,19 @@
 //! The state that records and admissions add up to.
 //!
-//! Two strata, so that nothing runs in a circle. The *chain* of records follows from records alone: each is written by
-//! the steward whom the ones before it name, or signed by the recovery key. *Grounding* follows from the chain and the
-//! admit operations: a device is a member when a record names it, or when an admission of it counts whose sponsor is
-//! a member, within what counts of the sponsor's log by itself. What others build on never makes a member: a removed
-//! device cannot bring in a stranger whose operations then vouch for it.
+//! Three strata, so that nothing runs in a circle. Which records are *kept* follows from causal pasts alone: one that
+//! is written by the steward whom the records in its own past name, or signed by the recovery key. They form a tree;
+//! the *chain* is the branch of it that forks and takeovers leave. *Grounding* follows from the chain and the admit
+//! operations: a device is a member when a record names it, or when an admission of it counts whose sponsor may write,
+//! within what counts of the sponsor's log by itself. What others build on never makes a member: a removed device
+//! cannot bring in a stranger whose operations then vouch for it.
+//!
+//! To *know* a record is to have it in one's causal past. What an author claims to know decides nothing that it could
+//! not also decide by leaving out dependencies, and never stands in for them: records of two branches share positions.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::record::{Cut, Genesis, Record, Statement};
+use super::record::{Cut, Genesis, Record, Statement, Takeover};
 use super::{Admit, Certificate, MembershipError, Role};
 use crate::ids::{DeviceId, SpaceId};
 use crate::keys::ExchangeKey;
@@ -100,46 +105,54 @@ pub struct Place {
     pub log: DeviceId,
     /// Its sequence.
     pub sequence: u64,
-    /// How many records its author knew.
-    pub known: u64,
 }
 
 /// Whether a position of a log is in an operation's causal past.
 pub type InPast<'a> = &'a dyn Fn(&DeviceId, u64) -> bool;
 
+/// The hash of a record.
+type RecordHash = [u8; 32];
+
 /// What is known of a device, member or not.
 #[derive(Debug, Clone, Default)]
 struct Device {
     admissions: Vec<Admission>,
-    /// What the latest record says that names it.
+    /// What the latest record of the chain says that names it.
     recorded: Option<(Role, ExchangeKey)>,
     changed_role: Option<Role>,
+    /// Whether a change of its role let it write.
+    promoted: bool,
     removed: bool,
-    /// Records that let its log begin.
-    grants: Vec<Grant>,
+    /// The positions of kept records, on the chain or not, that let its log begin.
+    grants: Vec<(DeviceId, u64)>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Admission {
     by: AdmittedBy,
     exchange: ExchangeKey,
-    /// Whether the invitation stands in the chain and the admission in its sponsor's own log.
+    /// The log that it is in.
+    log: DeviceId,
+    /// Whether it lets the device's log begin: some record that its sponsor knew invites a writer.
+    begins: bool,
+    /// Whether it can make a member: the invitation stands in the chain and was open as far as the sponsor knew.
     counts: bool,
 }
 
-/// A record that gives something, off the chain perhaps.
-#[derive(Debug, Clone, Copy)]
-struct Grant {
-    record: u64,
-    /// Off the chain it is known only to those who build on it.
-    chained: bool,
-    log: DeviceId,
-    sequence: u64,
+/// A record that the steward named by those before it wrote, or the recovery key.
+#[derive(Debug, Clone)]
+struct Kept {
+    author: DeviceId,
+    record: Record,
+    /// Who is steward after it.
+    steward: DeviceId,
+    /// Where it stands: once in each log that has it.
+    places: Vec<(DeviceId, u64)>,
 }
 
-impl Grant {
-    fn reaches(&self, known: u64, in_past: InPast<'_>) -> bool {
-        (self.chained && self.record <= known) || in_past(&self.log, self.sequence)
+impl Kept {
+    fn is_in(&self, past: InPast<'_>) -> bool {
+        self.places.iter().any(|(log, sequence)| past(log, *sequence))
     }
 }
 
@@ -150,19 +163,22 @@ pub struct Membership {
     genesis: Option<Genesis>,
     steward: DeviceId,
     chain: Vec<ChainRecord>,
-    last_record: [u8; 32],
-    /// The highest position of any record that a steward wrote, on the chain or off it.
+    hashes: Vec<RecordHash>,
+    /// The highest position of any kept record, on the chain or off it.
     seen_records: u64,
     devices: BTreeMap<DeviceId, Device>,
     sponsored: BTreeMap<DeviceId, Vec<(u64, DeviceId)>>,
-    grounded: BTreeSet<DeviceId>,
+    /// Devices that were given the right to write by what counts, whether or not it ended.
+    writers: BTreeSet<DeviceId>,
+    /// How many devices the chain's records name.
+    named: usize,
     members: BTreeMap<DeviceId, Member>,
     invitations: BTreeMap<DeviceId, Invitation>,
-    /// Invitations in records off the chain.
-    strays: Vec<(DeviceId, Role, Grant)>,
+    /// Invitation → the kept records, on the chain or not, that open it.
+    offers: BTreeMap<DeviceId, Vec<(Role, RecordHash)>>,
     epochs: BTreeMap<u32, Epoch>,
-    /// Epoch → the lowest position of a record that begins it, on the chain or off it.
-    declared: BTreeMap<u32, u64>,
+    /// Epoch → the kept records, on the chain or not, that begin it.
+    declared: BTreeMap<u32, Vec<RecordHash>>,
     history_shared: bool,
     resolved: Vec<Cut>,
     forks: BTreeMap<DeviceId, u64>,
@@ -172,12 +188,12 @@ pub struct Membership {
     limits: BTreeMap<DeviceId, u64>,
     /// Authors whose limit fell since somebody asked.
     lowered: BTreeSet<DeviceId>,
-    path: Vec<[u8; 32]>,
-    /// All that were steward by some record.
-    stewards: BTreeSet<DeviceId>,
-    /// Every record that a steward or the recovery key wrote, by hash: a takeover may choose among them.
-    kept: BTreeMap<[u8; 32], ChainRecord>,
-    takeovers: Vec<(u64, [u8; 32])>,
+    path: Vec<RecordHash>,
+    /// Every record that its steward or the recovery key wrote: a takeover may choose among them.
+    kept: BTreeMap<RecordHash, Kept>,
+    /// The takeovers whose records follow the rules, the one that counts first.
+    takeovers: BTreeSet<(Reverse<u64>, RecordHash)>,
+    takeover_counter: u64,
     changes: u64,
 }
 
@@ -198,14 +214,15 @@ impl Membership {
             genesis: None,
             steward: DeviceId([0; 32]),
             chain: Vec::new(),
-            last_record: [0; 32],
+            hashes: Vec::new(),
             seen_records: 0,
             devices: BTreeMap::new(),
             sponsored: BTreeMap::new(),
-            grounded: BTreeSet::new(),
+            writers: BTreeSet::new(),
+            named: 0,
             members: BTreeMap::new(),
             invitations: BTreeMap::new(),
-            strays: Vec::new(),
+            offers: BTreeMap::new(),
             epochs: BTreeMap::new(),
             declared: BTreeMap::new(),
             history_shared: true,
@@ -215,9 +232,9 @@ impl Membership {
             limits,
             lowered: BTreeSet::new(),
             path: facts.takeover.clone(),
-            stewards: BTreeSet::new(),
             kept: BTreeMap::new(),
-            takeovers: Vec::new(),
+            takeovers: BTreeSet::new(),
+            takeover_counter: 0,
             changes: 0,
         }
     }
@@ -292,12 +309,19 @@ impl Membership {
         self.devices.contains_key(device)
     }
 
-    /// Up to where the log of `author` counts by itself: without end, or as it was cut, or nothing for no member.
+    /// Up to where the log of `author` counts by itself: without end, or as it was cut, or nothing for those who were
+    /// never given the right to write.
     pub fn limit(&self, author: &DeviceId) -> u64 {
-        if !self.grounded.contains(author) {
+        let unchecked = planted(Bug::RoleUncheckedAtAdmission) && self.members.contains_key(author);
+        if !self.writers.contains(author) && !unchecked {
             return 0;
         }
         self.limits.get(author).copied().unwrap_or(u64::MAX)
+    }
+
+    /// Whether the log of `author` was cut, or forked.
+    pub fn is_limited(&self, author: &DeviceId) -> bool {
+        self.limits.contains_key(author)
     }
 
     /// How many devices came by an invitation.
@@ -331,24 +355,41 @@ impl Membership {
         &self.epochs
     }
 
-    /// Whether an operation whose author knew `known` records is rightly sealed under `epoch`.
+    /// Whether an operation may be sealed under `epoch` that has this causal past: the epoch has begun there.
+    pub fn epoch_has_begun(&self, epoch: u32, in_past: InPast<'_>) -> bool {
+        self.declared.get(&epoch).into_iter().flatten().any(|hash| self.kept[hash].is_in(in_past))
+    }
+
+    /// Whether an operation may not be sealed under `epoch` any more, so that nothing is sealed for devices that were
+    /// removed: its author says that it knows `known` records, and knows one that began a later epoch.
     ///
-    /// The epoch must have begun by then, and be the latest, so that nothing is sealed for devices that were removed
-    /// by then. Before a takeover others may have known records that count no more; there only the first is asked.
-    pub fn epoch_fits(&self, epoch: u32, known: u64) -> bool {
-        let begun = self.declared.get(&epoch).is_some_and(|record| *record <= known);
-        let superseded = self.epochs.range(epoch.saturating_add(1)..).any(|(_, later)| later.record <= known);
-        begun && (!superseded || !self.path.is_empty())
+    /// Records that a takeover chose among may have been in dispute when the operation was written: none of them ends
+    /// an epoch.
+    pub fn epoch_has_ended(&self, epoch: u32, known: u64, in_past: InPast<'_>) -> bool {
+        let chosen = self.path.len() as u64;
+        let later = self.epochs.range(epoch.saturating_add(1)..).map(|(_, later)| later.record);
+        later.filter(|record| (chosen + 1..=known).contains(record)).any(|record| self.knows_record(record, in_past))
+    }
+
+    /// Whether the chain's record at this position is in a causal past.
+    fn knows_record(&self, position: u64, in_past: InPast<'_>) -> bool {
+        let hash = usize::try_from(position - 1).ok().and_then(|index| self.hashes.get(index));
+        hash.and_then(|hash| self.kept.get(hash)).is_some_and(|kept| kept.is_in(in_past))
+    }
+
+    /// Whether all records of the chain are in a causal past.
+    pub fn knows_all_records(&self, in_past: InPast<'_>) -> bool {
+        self.hashes.last().is_none_or(|last| self.kept[last].is_in(in_past))
     }
 
     /// The record that would say `statement` next.
     pub fn next_record(&self, statement: Statement, wall_time_ms: u64) -> Record {
-        Record { sequence: self.records() + 1, previous: self.last_record, wall_time_ms, statement }
+        Record { sequence: self.records() + 1, previous: self.last_record(), wall_time_ms, statement }
     }
 
     /// The hash of the chain's last record.
     pub fn last_record(&self) -> [u8; 32] {
-        self.last_record
+        self.hashes.last().copied().unwrap_or_default()
     }
 
     /// What is known by now that decides what counts: see [`Facts`].
@@ -357,9 +398,12 @@ impl Membership {
         Facts { forks: self.forks.clone(), cuts, takeover: self.takeover_path() }
     }
 
-    /// Whether a takeover is known that the chain does not follow.
+    /// Whether a takeover is known that outranks the one that the chain follows, or was to follow.
     pub(crate) fn follows_another_takeover(&self) -> bool {
-        !self.takeovers.is_empty() && self.takeover_path() != self.path
+        let Some(best) = self.takeovers.first() else { return false };
+        let Some(followed) = self.path.last() else { return true };
+        // One that is not kept yet was found by an earlier fold of the same operations: it comes.
+        self.takeovers.iter().find(|(_, hash)| hash == followed).is_some_and(|followed| best < followed)
     }
 
     /// The space.
@@ -386,98 +430,136 @@ impl Membership {
     }
 
     /// Applies a membership operation's payload.
-    pub fn apply_record(&mut self, at: Place, payload: &[u8]) -> Result<(), MembershipError> {
+    pub fn apply_record(&mut self, at: Place, payload: &[u8], in_past: InPast<'_>) -> Result<(), MembershipError> {
         let record = Record::decode(payload).map_err(|_| MembershipError::Malformed)?;
         let hash = record.hash();
-        self.keep(at, &record, hash)?;
-        if record.sequence != self.records() + 1 || record.previous != self.last_record {
+        self.keep(at, &record, hash, in_past)?;
+        self.extend(at, record, hash)
+    }
+
+    /// Adds a kept record to the chain, if that is where it belongs.
+    fn extend(&mut self, at: Place, record: Record, hash: RecordHash) -> Result<(), MembershipError> {
+        if record.previous != self.last_record() {
             return Err(MembershipError::BrokenChain);
         }
         let chosen = self.path.get(self.chain.len());
         if chosen.is_some_and(|chosen| *chosen != hash) {
             return Err(MembershipError::Superseded);
         }
-        self.check_author(at, &record, chosen.is_some())?;
+        self.check_place(at, &record, chosen.is_some())?;
         self.check_statement(&record.statement)?;
-        self.take_effect(at, &record);
+        self.take_effect(&record);
         self.changes += 1;
-        self.last_record = hash;
+        self.hashes.push(hash);
         self.chain.push(ChainRecord { author: at.author, record });
         Ok(())
     }
 
-    /// Keeps what a steward or the recovery key wrote, whether it is of the chain or not.
-    fn keep(&mut self, at: Place, record: &Record, hash: [u8; 32]) -> Result<(), MembershipError> {
-        let Some(genesis) = &self.genesis else { return Ok(()) };
-        let takeover = match &record.statement {
-            Statement::Takeover(takeover) if takeover.steward == at.author => {
-                takeover.holds(&self.space, record.sequence, record.previous, &genesis.recovery).then_some(takeover)
-            }
-            _ => None,
-        };
-        if takeover.is_none() && !self.stewards.contains(&at.author) {
-            return Err(MembershipError::NotSteward);
+    /// Who is steward after a record, when `author` may write it by what is in its own past.
+    fn steward_after(
+        &self,
+        author: &DeviceId,
+        record: &Record,
+        in_past: InPast<'_>,
+    ) -> Result<DeviceId, MembershipError> {
+        if let Statement::Genesis(genesis) = &record.statement {
+            let begins = record.sequence == 1 && record.previous == [0; 32] && genesis.space() == self.space;
+            return match (begins, genesis.steward == *author) {
+                (false, _) => Err(MembershipError::WrongGenesis),
+                (true, false) => Err(MembershipError::NotSteward),
+                (true, true) => Ok(*author),
+            };
         }
-        // Whoever writes the next record knows the ones before it.
-        if at.known.saturating_add(1) < record.sequence || self.kept.len() >= RECORDS_KEPT_MAX {
+        let Some(genesis) = &self.genesis else { return Err(MembershipError::WrongGenesis) };
+        let before = self.kept.get(&record.previous).filter(|before| before.record.sequence + 1 == record.sequence);
+        let Some(before) = before.filter(|before| before.is_in(in_past)) else {
             return Err(MembershipError::BrokenChain);
-        }
-        self.seen_records = self.seen_records.max(record.sequence);
+        };
         match &record.statement {
-            Statement::Epoch { epoch, .. } => {
-                let first = self.declared.entry(*epoch).or_insert(record.sequence);
-                *first = record.sequence.min(*first);
-            }
             Statement::Takeover(takeover) => {
-                self.stewards.insert(takeover.steward);
-                if !self.kept.contains_key(&hash) {
-                    self.takeovers.push((takeover.counter, hash));
-                    self.changes += 1;
+                let theirs = takeover.steward == *author
+                    && takeover.holds(&self.space, record.sequence, record.previous, &genesis.recovery);
+                match (theirs, takeover.cut.author == before.steward) {
+                    (false, _) => Err(MembershipError::NotSteward),
+                    (true, false) => Err(MembershipError::BadStatement),
+                    (true, true) => Ok(*author),
                 }
             }
-            Statement::Handover { steward, .. } => {
-                self.stewards.insert(*steward);
-            }
-            _ => {}
+            _ if before.steward != *author && !planted(Bug::AnybodyWritesRecords) => Err(MembershipError::NotSteward),
+            Statement::Handover { steward, .. } => Ok(*steward),
+            _ => Ok(before.steward),
         }
-        let grant = Grant { record: record.sequence, chained: false, log: at.log, sequence: at.sequence };
-        match &record.statement {
-            Statement::Invitation { invitation, role, .. } => self.strays.push((*invitation, *role, grant)),
-            Statement::Addition { device, role, .. } | Statement::RoleChange { device, role, .. } if role.writes() => {
-                self.devices.entry(*device).or_default().grants.push(grant);
-            }
-            Statement::Handover { steward, .. } | Statement::Takeover(super::Takeover { steward, .. }) => {
-                self.devices.entry(*steward).or_default().grants.push(grant);
-            }
-            _ => {}
+    }
+
+    /// Keeps what its steward or the recovery key wrote, whether it is of the chain or not.
+    fn keep(
+        &mut self,
+        at: Place,
+        record: &Record,
+        hash: RecordHash,
+        in_past: InPast<'_>,
+    ) -> Result<(), MembershipError> {
+        let steward = self.steward_after(&at.author, record, in_past)?;
+        if matches!(record.statement, Statement::Genesis(_)) && at.sequence != 1 {
+            return Err(MembershipError::WrongGenesis);
         }
-        self.kept.insert(hash, ChainRecord { author: at.author, record: record.clone() });
+        if self.kept.len() >= RECORDS_KEPT_MAX && !self.kept.contains_key(&hash) {
+            return Err(MembershipError::TooMany);
+        }
+        let place = (at.log, at.sequence);
+        let grant = |device: &DeviceId| (*device, place);
+        let granted = match &record.statement {
+            Statement::Addition { device, role, .. } | Statement::RoleChange { device, role, .. } => {
+                Some(grant(device)).filter(|_| role.writes())
+            }
+            Statement::Handover { steward, .. } | Statement::Takeover(Takeover { steward, .. }) => Some(grant(steward)),
+            _ => None,
+        };
+        let kept = || Kept { author: at.author, record: record.clone(), steward, places: Vec::new() };
+        let is_new = !self.kept.contains_key(&hash);
+        let kept = self.kept.entry(hash).or_insert_with(kept);
+        // Whoever knows a later place in the same log knows the first one.
+        if kept.places.iter().any(|(log, _)| *log == at.log) {
+            return Ok(());
+        }
+        kept.places.push(place);
+        if let Some((device, place)) = granted {
+            self.devices.entry(device).or_default().grants.push(place);
+        }
+        if is_new {
+            self.note_kept(record, hash);
+        }
         Ok(())
     }
 
-    fn check_author(&self, at: Place, record: &Record, chosen: bool) -> Result<(), MembershipError> {
-        match (&record.statement, &self.genesis) {
-            (Statement::Genesis(genesis), None) if genesis.space() == self.space => {
-                if genesis.steward == at.author {
-                    Ok(())
-                } else {
-                    Err(MembershipError::NotSteward)
+    fn note_kept(&mut self, record: &Record, hash: RecordHash) {
+        self.seen_records = self.seen_records.max(record.sequence);
+        match &record.statement {
+            Statement::Epoch { epoch, .. } => self.declared.entry(*epoch).or_default().push(hash),
+            Statement::Invitation { invitation, role, .. } => {
+                self.offers.entry(*invitation).or_default().push((*role, hash));
+            }
+            Statement::Takeover(takeover) => {
+                self.takeover_counter = self.takeover_counter.max(takeover.counter);
+                if self.follows_the_rules(hash) {
+                    self.takeovers.insert((Reverse(takeover.counter), hash));
                 }
+                self.changes += 1;
             }
-            (Statement::Genesis(_), _) | (_, None) => Err(MembershipError::WrongGenesis),
-            // Its signature was checked, and which takeover counts is decided by all that are known.
-            (Statement::Takeover(takeover), Some(_)) => match (chosen, takeover.cut.author == self.steward) {
-                (true, true) => Ok(()),
-                (true, false) => Err(MembershipError::BadStatement),
-                (false, _) => Err(MembershipError::Superseded),
-            },
-            (_, Some(_)) if at.author != self.steward && !planted(Bug::AnybodyWritesRecords) => {
-                Err(MembershipError::NotSteward)
+            _ => {}
+        }
+    }
+
+    /// Whether a kept record may stand where it stands, as far as forks and takeovers go.
+    fn check_place(&self, at: Place, record: &Record, chosen: bool) -> Result<(), MembershipError> {
+        match &record.statement {
+            Statement::Genesis(_) => Ok(()),
+            _ if chosen => Ok(()),
+            Statement::Takeover(_) => Err(MembershipError::Superseded),
+            _ if at.log != at.author || self.forks.get(&at.author).is_some_and(|fork| at.sequence >= *fork) => {
+                Err(MembershipError::Disputed)
             }
-            (_, Some(_)) => {
-                let beyond = self.forks.get(&at.author).is_some_and(|fork| at.sequence >= *fork);
-                if (beyond || at.log != at.author) && !chosen { Err(MembershipError::Disputed) } else { Ok(()) }
-            }
+            _ => Ok(()),
         }
     }
 
@@ -502,7 +584,7 @@ impl Membership {
                 {
                     bad
                 }
-                () if self.devices.len() >= MEMBERS_MAX => Err(MembershipError::TooMany),
+                () if self.named >= MEMBERS_MAX => Err(MembershipError::TooMany),
                 () => Ok(()),
             },
             Statement::Removal { cuts } => {
@@ -531,35 +613,17 @@ impl Membership {
         }
     }
 
-    fn take_effect(&mut self, at: Place, record: &Record) {
-        if let Statement::Genesis(genesis) = &record.statement {
-            self.genesis = Some(genesis.clone());
-            let _kept = self.keep(at, record, record.hash());
-            self.kept.insert(record.hash(), ChainRecord { author: at.author, record: record.clone() });
-            self.seen_records = self.seen_records.max(1);
-            return self.make_steward(genesis.steward, genesis.steward_exchange);
-        }
-        // It is on the chain now: whoever knows so many records knows it.
-        let place = (at.log, at.sequence);
-        let devices = self.devices.values_mut().flat_map(|device| &mut device.grants);
-        let grants = devices.chain(self.strays.iter_mut().map(|(_, _, grant)| grant));
-        if matches!(
-            record.statement,
-            Statement::Addition { .. }
-                | Statement::RoleChange { .. }
-                | Statement::Handover { .. }
-                | Statement::Takeover(_)
-        ) {
-            grants.filter(|grant| (grant.log, grant.sequence) == place).for_each(|grant| grant.chained = true);
-        }
+    fn take_effect(&mut self, record: &Record) {
         match record.statement.clone() {
-            Statement::Genesis(_) => {}
+            Statement::Genesis(genesis) => {
+                self.make_steward(genesis.steward, genesis.steward_exchange);
+                self.genesis = Some(genesis);
+            }
             Statement::Epoch { epoch, content_commitment, replication_commitment, previous_key } => {
                 let record = record.sequence;
                 self.epochs.insert(epoch, Epoch { content_commitment, replication_commitment, previous_key, record });
             }
             Statement::Invitation { invitation, role, uses, expires_ms } => {
-                self.strays.retain(|(_, _, grant)| (grant.log, grant.sequence) != place);
                 let invited = Invitation { role, uses, expires_ms, record: record.sequence, closed: None };
                 self.invitations.insert(invitation, invited);
             }
@@ -569,8 +633,7 @@ impl Membership {
                 }
             }
             Statement::Addition { device, exchange, role } => {
-                self.devices.entry(device).or_default().recorded = Some((role, exchange));
-                self.ground(device);
+                self.name(device, role, exchange);
             }
             Statement::Removal { cuts } => {
                 cuts.into_iter().for_each(|cut| self.remove(cut));
@@ -582,8 +645,10 @@ impl Membership {
                 if let Some(cut) = cut {
                     self.cut(cut);
                 }
-                self.devices.entry(device).or_default().changed_role = Some(role);
-                self.renew_member(device);
+                let changed = self.devices.entry(device).or_default();
+                changed.changed_role = Some(role);
+                changed.promoted |= role.writes();
+                self.renew(device);
             }
             Statement::Handover { steward, exchange } => self.make_steward(steward, exchange),
             Statement::Takeover(takeover) => {
@@ -601,20 +666,23 @@ impl Membership {
         let former = std::mem::replace(&mut self.steward, steward);
         if let Some(device) = self.devices.get_mut(&former) {
             device.changed_role = Some(Role::Writer);
-            self.renew_member(former);
+            self.renew(former);
         }
-        self.stewards.insert(steward);
-        let device = self.devices.entry(steward).or_default();
-        device.recorded = Some((Role::Steward, exchange));
-        device.changed_role = None;
-        self.ground(steward);
-        self.renew_member(steward);
+        self.devices.entry(steward).or_default().changed_role = None;
+        self.name(steward, Role::Steward, exchange);
+    }
+
+    /// A record gives a device its role.
+    fn name(&mut self, device: DeviceId, role: Role, exchange: ExchangeKey) {
+        let before = self.devices.entry(device).or_default().recorded.replace((role, exchange));
+        self.named += usize::from(before.is_none());
+        self.renew(device);
     }
 
     fn remove(&mut self, cut: Cut) {
         self.devices.entry(cut.author).or_default().removed = true;
         self.cut(cut);
-        self.renew_member(cut.author);
+        self.renew(cut.author);
     }
 
     fn cut(&mut self, cut: Cut) {
@@ -625,84 +693,105 @@ impl Membership {
         *known = if cut.sequence < known.sequence { cut } else { *known };
     }
 
-    /// Checks an application as an admit operation would be checked whose author knows `known` records, and tells the
-    /// role it gives.
+    /// Checks an application as an admit operation would be checked whose author knows the chain's first `known`
+    /// records, and tells the role it gives.
     pub fn check_certificate(&self, known: u64, certificate: &Certificate) -> Result<Role, MembershipError> {
-        self.check_admission(known, certificate, &|_, _| false).map(|(role, _)| role)
+        let role =
+            self.invited_role(certificate, &|record| record <= known)?.ok_or(MembershipError::UnknownInvitation)?;
+        if certificate.holds(&self.space) { Ok(role) } else { Err(MembershipError::BadCertificate) }
     }
 
-    /// The role that an application gets, and whether that makes a member.
-    ///
-    /// Only what the admission itself builds on counts, never what else has arrived, so every replica says the same.
-    fn check_admission(
+    /// The role that the chain's invitation gives to those who know it open; None when they do not know it.
+    fn invited_role(
         &self,
-        known: u64,
         certificate: &Certificate,
-        in_past: InPast<'_>,
-    ) -> Result<(Role, bool), MembershipError> {
-        let stray = || {
-            let named = self.strays.iter().filter(|(invitation, ..)| *invitation == certificate.invitation);
-            named.filter(|(_, _, grant)| grant.reaches(known, in_past)).map(|(_, role, _)| (*role, false)).min()
-        };
-        let chained = self.invitations.get(&certificate.invitation).filter(|invitation| invitation.record <= known);
-        let (role, counts) = match chained {
-            Some(invitation) if invitation.closed.is_some_and(|closed| closed <= known) => {
-                return Err(MembershipError::ClosedInvitation);
-            }
-            Some(invitation) => (invitation.role, true),
-            None => stray().ok_or(MembershipError::UnknownInvitation)?,
-        };
-        // A steward is made by genesis, handover or takeover alone.
-        if role == Role::Steward || !certificate.holds(&self.space) {
-            return Err(MembershipError::BadCertificate);
+        knows: &dyn Fn(u64) -> bool,
+    ) -> Result<Option<Role>, MembershipError> {
+        let invitation = self.invitations.get(&certificate.invitation);
+        let Some(invitation) = invitation.filter(|invitation| knows(invitation.record)) else { return Ok(None) };
+        match invitation.role {
+            _ if invitation.closed.is_some_and(knows) => Err(MembershipError::ClosedInvitation),
+            // A steward is made by genesis, handover or takeover alone.
+            Role::Steward => Err(MembershipError::BadCertificate),
+            role => Ok(Some(role)),
         }
-        Ok((role, counts))
     }
 
     /// Applies an admit operation's payload.
     ///
     /// A device may be admitted more than once, at the same time by two sponsors or later to a further role: the
     /// furthest role counts, whichever arrives first. A sponsor's admissions come in the order of its log.
+    ///
+    /// Only what the admission itself builds on counts, never what else has arrived, so every replica says the same.
+    /// An admission that the chain does not let count may still let a log begin, whose operations then are sound and
+    /// count once others build on them: soundness must not hang on what forks and takeovers leave of the chain.
     pub fn apply_admit(&mut self, at: Place, payload: &[u8], in_past: InPast<'_>) -> Result<(), MembershipError> {
         let Admit { certificate, wall_time_ms } = Admit::decode(payload).map_err(|_| MembershipError::Malformed)?;
-        let (role, chained) = self.check_admission(at.known, &certificate, in_past)?;
+        let offers = self.offers.get(&certificate.invitation).into_iter().flatten();
+        let known = offers.filter(|(_, hash)| self.kept[hash].is_in(in_past)).map(|(role, _)| *role);
+        let known: Vec<Role> = known.filter(|role| *role != Role::Steward).collect();
+        let offered = known.iter().min().copied();
+        let chained = self.invited_role(&certificate, &|record| self.knows_record(record, in_past));
+        let role = match (chained, offered) {
+            (Ok(Some(role)), _) | (_, Some(role)) => role,
+            (Err(error), None) => return Err(error),
+            (Ok(None), None) => return Err(MembershipError::UnknownInvitation),
+        };
+        if !certificate.holds(&self.space) {
+            return Err(MembershipError::BadCertificate);
+        }
+        let begins = known.iter().any(|role| role.writes()) || planted(Bug::RoleUncheckedAtAdmission);
+        let counts = matches!(chained, Ok(Some(_))) && at.log == at.author;
         let invitation = certificate.invitation;
         let by = AdmittedBy { sponsor: at.author, sequence: at.sequence, invitation, role, wall_time_ms };
-        let counts = chained && at.log == at.author;
-        let device = self.devices.entry(certificate.device).or_default();
-        let place = |admission: &Admission| (admission.by.sponsor, admission.by.invitation, !admission.counts);
-        let admission = Admission { by, exchange: certificate.exchange, counts };
-        if let Err(index) = device.admissions.binary_search_by_key(&place(&admission), place) {
-            device.admissions.insert(index, admission);
-        }
-        self.changes += 1;
-        if counts {
-            self.sponsored.entry(at.author).or_default().push((at.sequence, certificate.device));
-            if self.grounds(&admission) {
-                self.ground(certificate.device);
-                self.renew_member(certificate.device);
-            }
-        }
-        Ok(())
+        let admission = Admission { by, exchange: certificate.exchange, log: at.log, begins, counts };
+        self.add_admission(certificate.device, admission);
+        chained.map(drop)
     }
 
-    /// Whether an admission makes a member: its sponsor is or was one, and had not lost the right to admit.
+    fn add_admission(&mut self, device: DeviceId, admission: Admission) {
+        let place = |admission: &Admission| {
+            (admission.by.sponsor, admission.by.invitation, admission.log, admission.begins, admission.counts)
+        };
+        let known = self.devices.entry(device).or_default();
+        if let Err(index) = known.admissions.binary_search_by_key(&place(&admission), place) {
+            known.admissions.insert(index, admission);
+        }
+        self.changes += 1;
+        if admission.counts {
+            let by = admission.by;
+            self.sponsored.entry(by.sponsor).or_default().push((by.sequence, device));
+            if self.grounds(&admission) {
+                self.renew(device);
+            }
+        }
+    }
+
+    /// Whether an admission makes a member: its sponsor may write, and had not lost the right to.
     fn grounds(&self, admission: &Admission) -> bool {
         admission.counts
             && (admission.by.sequence <= self.limit(&admission.by.sponsor) || planted(Bug::CutSponsorAdmits))
     }
 
-    /// Makes a device count as one that was let in, and all whom it let in itself.
-    fn ground(&mut self, device: DeviceId) {
+    /// Works out what a device may do, and all whom it let in.
+    fn renew(&mut self, device: DeviceId) {
         let mut open = vec![device];
         while let Some(device) = open.pop() {
-            if self.grounded.insert(device) {
+            if self.is_given_to_write(&device) && self.writers.insert(device) {
                 let limit = self.limit(&device);
                 let sponsored = self.sponsored.get(&device).into_iter().flatten();
                 open.extend(sponsored.filter(|(sequence, _)| *sequence <= limit).map(|(_, admitted)| *admitted));
             }
             self.renew_member(device);
         }
+    }
+
+    fn is_given_to_write(&self, device: &DeviceId) -> bool {
+        let Some(device) = self.devices.get(device) else { return false };
+        let recorded = device.recorded.map(|(role, _)| role);
+        let admitted = device.admissions.iter().filter(|admission| self.grounds(admission));
+        let mut given = recorded.into_iter().chain(admitted.map(|admission| admission.by.role));
+        given.any(|role| role.writes() || device.promoted)
     }
 
     /// Works out a device's entry among the members.
@@ -714,17 +803,17 @@ impl Membership {
         let admissions = device.admissions.iter().filter(|admission| self.grounds(admission));
         let admissions: Vec<&Admission> = admissions.collect();
         let admitted = admissions.iter().map(|admission| admission.by.role).min();
-        let role = match (device.changed_role, device.recorded) {
-            (Some(role), _) | (None, Some((role, _))) => Some(role),
-            (None, None) => admitted,
-        };
+        let recorded = device.recorded.map(|(role, _)| role);
+        let role = device.changed_role.or(recorded.into_iter().chain(admitted).min());
         // Devices sign one exchange key; of one that signed two, every replica takes the same.
         let signed = admissions.iter().map(|admission| admission.exchange).min();
         let exchange = device.recorded.map(|(_, exchange)| exchange).or(signed);
         let member = role.zip(exchange).filter(|_| device.recorded.is_some() || admitted.is_some());
         match member {
             Some((role, exchange)) => {
-                let admissions = admissions.into_iter().map(|admission| admission.by).collect();
+                let mut admissions: Vec<AdmittedBy> = admissions.into_iter().map(|admission| admission.by).collect();
+                admissions.sort_by_key(|by| (by.sponsor, by.invitation, by.sequence));
+                admissions.dedup_by_key(|by| (by.sponsor, by.invitation));
                 self.members.insert(id, Member { role, exchange, admissions });
             }
             None => {
@@ -738,60 +827,59 @@ impl Membership {
         self.members.len() >= MEMBERS_MAX
     }
 
-    /// Whether `device`'s log may begin with an operation whose author knew `known` records and whose causal past is
-    /// `in_past`: as an admission as a writer, or a record, lets it.
-    pub fn may_begin(&self, device: &DeviceId, known: u64, in_past: InPast<'_>) -> bool {
-        let founder = self.genesis.as_ref().is_some_and(|genesis| genesis.steward == *device);
-        founder
-            || self.devices.get(device).is_some_and(|device| {
-                let admitted = device.admissions.iter().any(|admission| {
-                    let by = &admission.by;
-                    (by.role.writes() || planted(Bug::RoleUncheckedAtAdmission)) && in_past(&by.sponsor, by.sequence)
-                });
-                admitted || device.grants.iter().any(|grant| grant.reaches(known, in_past))
-            })
+    /// Whether `device`'s log may begin with an operation that has this causal past: an admission as a writer is in it,
+    /// or a record that gives a role which writes.
+    pub fn may_begin(&self, device: &DeviceId, in_past: InPast<'_>) -> bool {
+        self.devices.get(device).is_some_and(|device| {
+            let admits = |admission: &Admission| admission.begins && in_past(&admission.log, admission.by.sequence);
+            device.admissions.iter().any(admits) || device.grants.iter().any(|(log, sequence)| in_past(log, *sequence))
+        })
     }
 
-    /// Whether a payload is a takeover by `author` that the recovery key signed: a log may begin with one.
-    pub fn is_takeover(&self, author: &DeviceId, payload: &[u8]) -> bool {
-        let (Some(genesis), Ok(record)) = (&self.genesis, Record::decode(payload)) else { return false };
-        match &record.statement {
-            Statement::Takeover(takeover) if takeover.steward == *author => {
-                takeover.holds(&self.space, record.sequence, record.previous, &genesis.recovery)
-            }
-            _ => false,
-        }
+    /// Whether a log may begin with a record of this kind, having no past: the genesis.
+    pub fn is_genesis(&self, author: &DeviceId, payload: &[u8]) -> bool {
+        let genesis = |record: &Record| matches!(record.statement, Statement::Genesis(_));
+        let record = Record::decode(payload).ok().filter(genesis);
+        record.is_some_and(|record| self.steward_after(author, &record, &|_, _| false).is_ok())
+    }
+
+    /// Whether a payload is a takeover by `author` that the recovery key signed and that follows a record in this
+    /// causal past: a log may begin with one.
+    pub fn is_takeover(&self, author: &DeviceId, payload: &[u8], in_past: InPast<'_>) -> bool {
+        let takeover = |record: &Record| matches!(record.statement, Statement::Takeover(_));
+        let record = Record::decode(payload).ok().filter(takeover);
+        record.is_some_and(|record| self.steward_after(author, &record, in_past).is_ok())
     }
 
     /// The highest counter of a takeover that is known, 0 without one.
     pub fn takeover_counter(&self) -> u64 {
-        self.takeovers.iter().map(|(counter, _)| *counter).max().unwrap_or(0)
+        self.takeover_counter
     }
 
     /// The records up to the takeover that counts: the highest counter, then the smaller hash, of those whose records
-    /// are all held and follow the rules.
-    fn takeover_path(&self) -> Vec<[u8; 32]> {
-        let mut candidates = self.takeovers.clone();
-        candidates.sort_by_key(|(counter, hash)| (std::cmp::Reverse(*counter), *hash));
-        candidates.iter().find_map(|(_, hash)| self.path_to(*hash)).unwrap_or_default()
+    /// follow the rules.
+    fn takeover_path(&self) -> Vec<RecordHash> {
+        self.takeovers.first().map(|(_, hash)| self.path_to(*hash)).unwrap_or_default()
     }
 
-    fn path_to(&self, last: [u8; 32]) -> Option<Vec<[u8; 32]>> {
-        let (mut path, mut at) = (Vec::new(), last);
-        while at != [0; 32] {
-            let kept = self.kept.get(&at).filter(|_| path.len() <= self.kept.len())?;
-            path.push(at);
-            at = kept.record.previous;
-        }
+    fn path_to(&self, last: RecordHash) -> Vec<RecordHash> {
+        let step = |hash: &RecordHash| self.kept.get(hash).map(|kept| kept.record.previous);
+        let path = std::iter::successors(Some(last), step).take_while(|hash| *hash != [0; 32]);
+        let mut path: Vec<RecordHash> = path.collect();
         path.reverse();
+        path
+    }
+
+    /// Whether the records up to this one make a chain, forks aside.
+    fn follows_the_rules(&self, last: RecordHash) -> bool {
+        let path = self.path_to(last);
         let mut replayed = Self::new(self.space);
         replayed.path.clone_from(&path);
-        for hash in &path {
-            let ChainRecord { author, record } = &self.kept[hash];
-            let at = Place { author: *author, log: *author, sequence: record.sequence, known: u64::MAX };
-            replayed.apply_record(at, &record.encode()).ok()?;
-        }
-        Some(path)
+        path.iter().all(|hash| {
+            let Kept { author, record, .. } = &self.kept[hash];
+            let at = Place { author: *author, log: *author, sequence: record.sequence };
+            replayed.extend(at, record.clone(), *hash).is_ok()
+        })
     }
 }
 

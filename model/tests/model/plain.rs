@@ -147,7 +147,8 @@ impl Plain {
     }
 
     fn genesis_of(&self, operation: &Operation) -> Option<Genesis> {
-        let Record { sequence: 1, previous: [0, ..], statement: Statement::Genesis(genesis), .. } = record(operation)? else {
+        let Record { sequence: 1, previous: [0, ..], statement: Statement::Genesis(genesis), .. } = record(operation)?
+        else {
             return None;
         };
         let first = operation.run.first == 1 && operation.builds_on().next().is_none();
@@ -230,7 +231,8 @@ impl Plain {
                 note(position.0, position.1);
             }
             let proof = ForkProof::decode(operation.control()).ok();
-            let proof = proof.filter(|_| operation.kind() == Kind::EQUIVOCATION && self.pasts.contains_key(&operation.id));
+            let proof =
+                proof.filter(|_| operation.kind() == Kind::EQUIVOCATION && self.pasts.contains_key(&operation.id));
             if let Some(proof) = proof.filter(|proof| proof.holds(&self.space)) {
                 note(proof.author, proof.sequence);
             }
@@ -347,9 +349,10 @@ impl Plain {
         };
         // What a takeover chose among may have been in dispute when the operation was written.
         let chosen = self.takeover_path().len();
-        let ended = chain.epochs.range(epoch.saturating_add(1)..).any(|(_, (index, hash))| {
-            *index >= chosen && operation.known() > *index as u64 && self.knows(id, *hash)
-        });
+        let ended = chain
+            .epochs
+            .range(epoch.saturating_add(1)..)
+            .any(|(_, (index, hash))| *index >= chosen && operation.known() > *index as u64 && self.knows(id, *hash));
         operation.kind() == Kind::DATA && (!self.kept.iter().any(|kept| begins(&kept)) || ended)
     }
 }
@@ -431,7 +434,9 @@ impl Chain {
                     self.cut(former, takeover.cut.sequence);
                 }
             }
-            Statement::Resolve { heads } => self.resolved.extend(heads.iter().map(|head| (head.author, head.sequence, head.id))),
+            Statement::Resolve { heads } => {
+                self.resolved.extend(heads.iter().map(|head| (head.author, head.sequence, head.id)))
+            }
             _ => {}
         }
     }

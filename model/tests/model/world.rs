@@ -229,20 +229,27 @@ impl World {
     pub(crate) fn heard_records(&self, device: usize) -> Vec<(Record, DeviceId)> {
         let runs = self.replicas[device].runs.iter();
         let operations = runs.flat_map(|run| run.operations.iter().map(|operation| (run.author, operation)));
-        let records = operations.filter(|(_, operation)| operation.kind == Kind::MEMBERSHIP).filter_map(|(author, at)| {
-            let record = Record::decode(&at.control).ok()?;
-            let steward = match &record.statement {
-                Statement::Handover { steward, .. } => *steward,
-                _ => author,
-            };
-            Some((record, steward))
-        });
+        let records =
+            operations.filter(|(_, operation)| operation.kind == Kind::MEMBERSHIP).filter_map(|(author, at)| {
+                let record = Record::decode(&at.control).ok()?;
+                let steward = match &record.statement {
+                    Statement::Handover { steward, .. } => *steward,
+                    _ => author,
+                };
+                Some((record, steward))
+            });
         records.collect()
     }
 
     /// A device takes the space over with that key, after one of the records that it has heard of: the chain's last
     /// one when none is chosen.
-    pub(crate) fn take_over(&mut self, author: usize, after: Option<(Record, DeviceId)>, counter: u64, key: &DeviceKey) {
+    pub(crate) fn take_over(
+        &mut self,
+        author: usize,
+        after: Option<(Record, DeviceId)>,
+        counter: u64,
+        key: &DeviceKey,
+    ) {
         let membership = self.view(author).membership();
         let (sequence, previous, former) = match after {
             Some((record, steward)) => (record.sequence + 1, record.hash(), steward),
@@ -282,11 +289,12 @@ impl World {
         (1..=u8::MAX).find(same).expect("devices are made from seeds")
     }
 
-    /// `author` proves that two copies of one device went apart, if they did.
-    pub(crate) fn prove_fork(&mut self, author: usize, copies: (usize, usize)) {
-        let differ = self.logs[copies.0].iter().zip(&self.logs[copies.1]).find(|(one, other)| one != other);
-        let Some((one, other)) = differ else { return };
-        let (one, other) = (self.signed(one, copies.0), self.signed(other, copies.1));
+    /// `author` proves that copies of a device went apart, if they did.
+    pub(crate) fn prove_fork(&mut self, author: usize, device: usize) {
+        let copies = (0..self.devices.len()).filter(|copy| self.id(*copy) == self.id(device));
+        let differ = copies.filter_map(|copy| self.logs[device].iter().zip(&self.logs[copy]).find(|(a, b)| a != b));
+        let Some((one, other)) = differ.last() else { return };
+        let (one, other) = (self.signed(one, device), self.signed(other, device));
         let proof = ForkProof::of(&one, &other).expect("two operations at one position");
         self.write(author, Kind::EQUIVOCATION, 0, proof.encode(), Twist::None);
     }
@@ -325,7 +333,14 @@ impl World {
     }
 
     /// Appends an operation with these dependencies and that many known records.
-    pub(crate) fn write_on(&mut self, author: usize, dependencies: Vec<Dependency>, membership: u64, kind: Kind, control: Vec<u8>) {
+    pub(crate) fn write_on(
+        &mut self,
+        author: usize,
+        dependencies: Vec<Dependency>,
+        membership: u64,
+        kind: Kind,
+        control: Vec<u8>,
+    ) {
         let header = Header {
             kind,
             space: self.space,
