@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use syncline_model::bytes::BytesError;
+use syncline_model::device_text::DeviceTextError;
 use syncline_model::payload::KeyError;
 use syncline_model::ticket::TicketError;
 use syncline_storage::{BackupError, StorageError};
@@ -169,6 +171,42 @@ pub enum Error {
     /// Another passphrase was used.
     #[error("that is not the passphrase that the backup was made with")]
     WrongPassphrase,
+    /// Bytes of a person's own, or their signature.
+    #[error(transparent)]
+    Bytes(#[from] BytesError),
+    /// Not the text of a device.
+    #[error(transparent)]
+    DeviceText(#[from] DeviceTextError),
+    /// No such token here.
+    #[error("there is no API token `{asked}`: `syncline token list` shows those that there are")]
+    UnknownToken {
+        /// The id asked for.
+        asked: String,
+    },
+    /// The name of a token is no name.
+    #[error("a token's name has 1 to {limit} bytes of visible characters")]
+    BadTokenName {
+        /// The most bytes.
+        limit: usize,
+    },
+    /// The life of a token is out of its range.
+    #[error("a token that expires lasts more than nothing and ten years at most")]
+    BadTokenLife,
+    /// No further token can be made.
+    #[error("there are {limit} API tokens, which is the limit: revoke some with `syncline token revoke`")]
+    TooManyTokens {
+        /// The limit.
+        limit: usize,
+    },
+    /// The keys in the data directory are under a passphrase that was not given.
+    #[error(
+        "the keys in the data directory are under a passphrase: name a file that holds it with --passphrase-file, or \
+         set SYNCLINE_PASSPHRASE"
+    )]
+    KeysLocked,
+    /// Another passphrase is over the keys in the data directory.
+    #[error("that is not the passphrase of this data directory")]
+    WrongKeyPassphrase,
     /// The node is ending.
     #[error("the node is stopping")]
     Stopping,
@@ -194,17 +232,19 @@ impl Error {
     /// What a caller does next.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotInitialised { .. } | Self::UnknownSpace { .. } => ErrorKind::NotFound,
-            Self::AlreadyInitialised { .. } | Self::NameTaken { .. } | Self::AlreadyJoined { .. } => {
-                ErrorKind::Conflict
-            }
+            Self::NotInitialised { .. } | Self::UnknownSpace { .. } | Self::UnknownToken { .. } => ErrorKind::NotFound,
+            Self::AlreadyInitialised { .. }
+            | Self::NameTaken { .. }
+            | Self::AlreadyJoined { .. }
+            | Self::TooManyTokens { .. } => ErrorKind::Conflict,
             Self::Storage(error) | Self::Backup(BackupError::Storage(error)) => storage_kind(error),
             Self::Backup(BackupError::Io { .. }) => ErrorKind::Internal,
             Self::BackupFile { .. } => ErrorKind::NotFound,
-            Self::WrongPassphrase => ErrorKind::Forbidden,
+            Self::WrongPassphrase | Self::KeysLocked | Self::WrongKeyPassphrase => ErrorKind::Forbidden,
             Self::Network(NetworkError::AddressInUse { .. }) | Self::Offline | Self::Stopping => ErrorKind::Unavailable,
             Self::Network(_) | Self::DamagedFile { .. } => ErrorKind::Internal,
             Self::Connect(_) => ErrorKind::Unavailable,
+            Self::Bytes(BytesError::TooLarge { .. }) => ErrorKind::TooLarge,
             Self::BadAddress { .. }
             | Self::BadName { .. }
             | Self::Ticket(_)
@@ -216,6 +256,10 @@ impl Error {
             | Self::Backup(_)
             | Self::BadPassphrase { .. }
             | Self::PassphraseNeeded
+            | Self::BadTokenName { .. }
+            | Self::BadTokenLife
+            | Self::Bytes(_)
+            | Self::DeviceText(_)
             | Self::BadRole => ErrorKind::Invalid,
             Self::Document(error) => document_kind(error),
             Self::Write(WriteError::TooLarge) => ErrorKind::TooLarge,

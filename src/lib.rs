@@ -15,5 +15,5 @@ pub mod space;
 pub use error::{Error, ErrorKind};
 pub use node::{Node, NodeBuilder};
 pub use space::{Space, Watch};
-pub use syncline_model::{DeviceId, Role, SpaceId, Strings, Ticket};
+pub use syncline_model::{DeviceId, DeviceText, Role, SpaceId, Strings, Ticket};
 pub use syncline_storage::{Activity, IndexKind, Progress};

@@ -16,14 +16,14 @@ use syncline::api::limits::{BODY_BYTES_MAX, PAGE_MAX};
 use syncline::api::{ApiServer, ApiToken, PROBLEM_MEDIA_TYPE, read_address};
 use tempfile::TempDir;
 
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    text: String,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
@@ -32,7 +32,7 @@ impl Answer {
     }
 
     /// Asserts that this is a problem, and gives its detail.
-    fn problem(&self, status: u16) -> String {
+    pub(crate) fn problem(&self, status: u16) -> String {
         assert_eq!(self.status.as_u16(), status, "{}", self.text);
         assert_eq!(self.headers[header::CONTENT_TYPE], PROBLEM_MEDIA_TYPE);
         let problem = self.json();
@@ -43,7 +43,7 @@ impl Answer {
     }
 }
 
-struct Api {
+pub(crate) struct Api {
     node: Node,
     server: ApiServer,
     client: Client<HttpConnector, Body>,
@@ -52,7 +52,7 @@ struct Api {
 }
 
 impl Api {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let node = Node::builder().data(directory.path()).create(true).offline().start().await.unwrap();
         let any = Some("127.0.0.1:0".parse::<SocketAddr>().unwrap());
@@ -62,25 +62,25 @@ impl Api {
     }
 
     /// With a space named `notes`.
-    async fn with_space() -> Self {
+    pub(crate) async fn with_space() -> Self {
         let api = Self::start().await;
         let created = api.send(Method::POST, "/v1/spaces", Some(json!({"name": "notes"}))).await;
         assert_eq!(created.status, StatusCode::CREATED, "{}", created.text);
         api
     }
 
-    async fn stop(self) -> TempDir {
+    pub(crate) async fn stop(self) -> TempDir {
         self.server.stop().await;
         self.node.shutdown().await;
         self.directory
     }
 
-    fn request(&self, method: Method, target: &str) -> axum::http::request::Builder {
+    pub(crate) fn request(&self, method: Method, target: &str) -> axum::http::request::Builder {
         let uri = format!("http://{}{target}", self.server.address());
         Request::builder().method(method).uri(uri).header(header::AUTHORIZATION, format!("Bearer {}", self.token))
     }
 
-    async fn exchange(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn exchange(&self, request: Request<Body>) -> Answer {
         let answer = self.client.request(request).await.unwrap();
         let (parts, body) = answer.into_parts();
         let bytes = to_bytes(Body::new(body), usize::MAX).await.unwrap();
@@ -96,23 +96,32 @@ impl Api {
         to_bytes(Body::new(answer.into_body()), usize::MAX).await.unwrap().to_vec()
     }
 
-    async fn send(&self, method: Method, target: &str, body: Option<Value>) -> Answer {
+    pub(crate) async fn send(&self, method: Method, target: &str, body: Option<Value>) -> Answer {
         let body = body.map(|body| Body::from(body.to_string())).unwrap_or_default();
         self.exchange(self.request(method, target).body(body).unwrap()).await
     }
 
-    async fn get(&self, target: &str) -> Answer {
+    pub(crate) async fn get(&self, target: &str) -> Answer {
         self.send(Method::GET, target, None).await
     }
 
-    async fn put(&self, key: &str, value: Value) -> Answer {
+    pub(crate) async fn put(&self, key: &str, value: Value) -> Answer {
         let answer = self.send(Method::PUT, &format!("/v1/spaces/notes/documents/{key}"), Some(value)).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
         answer
     }
 
     async fn events(&self, target: &str, last_event_id: Option<&str>) -> Events {
-        let mut request = self.request(Method::GET, target).header(header::ACCEPT, "text/event-stream");
+        self.events_of(target, last_event_id, Some(&self.token)).await
+    }
+
+    /// A stream, with the token in a header or not.
+    pub(crate) async fn events_of(&self, target: &str, last_event_id: Option<&str>, token: Option<&str>) -> Events {
+        let uri = format!("http://{}{target}", self.server.address());
+        let mut request = Request::builder().uri(uri).header(header::ACCEPT, "text/event-stream");
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
         if let Some(id) = last_event_id {
             request = request.header("Last-Event-ID", id);
         }
@@ -121,16 +130,34 @@ impl Api {
         assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/event-stream");
         Events { stream: Body::new(answer.into_body()).into_data_stream(), text: String::new() }
     }
+
+    /// Status and bytes of an answer.
+    pub(crate) async fn bytes_of(&self, request: Request<Body>) -> (StatusCode, Vec<u8>) {
+        let answer = self.client.request(request).await.unwrap();
+        (answer.status(), to_bytes(Body::new(answer.into_body()), usize::MAX).await.unwrap().to_vec())
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub(crate) fn device(&self) -> String {
+        self.node.device().to_string()
+    }
 }
 
-struct Events {
+pub(crate) struct Events {
     stream: BodyDataStream,
     text: String,
 }
 
 impl Events {
     /// The next event: its type, id and data; none at the end.
-    async fn next(&mut self) -> Option<(String, String, Value)> {
+    pub(crate) async fn next(&mut self) -> Option<(String, String, Value)> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let field = |name: &str| {

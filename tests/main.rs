@@ -4,6 +4,8 @@ mod api;
 mod cli;
 mod crash;
 mod kept;
+mod keys;
 mod replication;
 mod tidy;
+mod tokens;
 mod upkeep;

@@ -178,11 +178,11 @@ fn a_backup_becomes_a_new_device_that_writes_once_it_is_admitted() {
     let pair = Pair::new();
     let (data, directory) = (pair.second.path(), tempfile::tempdir().unwrap());
     let (file, passphrase) = (directory.path().join("all.backup"), directory.path().join("passphrase"));
-    let (file, lock) = (file.to_str().unwrap(), ["--passphrase-file", passphrase.to_str().unwrap()]);
+    let (file, lock) = (file.to_str().unwrap(), ["--backup-passphrase-file", passphrase.to_str().unwrap()]);
     std::fs::write(&passphrase, "correct horse\n").unwrap();
     let exported = run(data, &["export", "notes"]).ok().to_owned();
     run(data, &["put", "notes", "own", r#"{"n":1}"#]).ok();
-    let old = run(data, &["device"]).ok().to_owned();
+    let old = run(data, &["device", "--json"]).json()["device"].as_str().unwrap().to_owned();
 
     // Beside a node that goes on.
     let serving = pair.serve_second();

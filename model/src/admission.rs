@@ -261,10 +261,13 @@ impl Admission {
     /// Up to where a log is worth holding: without end for members and strangers, up to its limit, or what others built
     /// on or lack, for those whose log was cut.
     pub fn worth(&self, author: &DeviceId) -> u64 {
-        if !self.membership.is_limited(author) {
+        if !self.membership.knows(author) {
             return u64::MAX;
         }
         let limit = self.membership.limit(author);
+        if limit == u64::MAX {
+            return limit;
+        }
         let lacked = self.lacks.values().filter_map(|lack| match lack {
             Lack::Operation(of, sequence) if of == author => Some(*sequence),
             _ => None,
@@ -302,6 +305,15 @@ impl Admission {
     /// How many records `author`'s next operation says that it knows.
     pub fn known_records(&self, author: &DeviceId) -> u64 {
         self.membership.records().max(self.logs.get(author).map_or(0, |log| log.known))
+    }
+
+    /// Whether a run of which nothing else is held begins with a takeover: its first operation's payload and what it
+    /// builds on.
+    pub fn begins_with_takeover(&self, author: &DeviceId, payload: &[u8], dependencies: &[Dependency]) -> bool {
+        let found = dependencies.iter().map(|on| self.find(on).map(|log| Dependency { author: log, ..*on }));
+        let Ok(builds_on) = found.collect::<Result<Vec<_>, _>>() else { return false };
+        let past = self.causality.past_of(&builds_on);
+        self.membership.is_takeover(author, payload, &|log, sequence| reaches(&past, log, sequence))
     }
 
     /// Holds the part of a stored run that follows what is held of its author, and appends what is admitted by it.

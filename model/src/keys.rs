@@ -6,6 +6,7 @@ use std::fmt;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
+use data_encoding::BASE32_NOPAD;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
@@ -88,6 +89,12 @@ pub fn verify(device: &DeviceId, bytes: &[u8], signature: &[u8; 64]) -> bool {
 /// The public X25519 key of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ExchangeKey(pub [u8; 32]);
+
+impl fmt::Display for ExchangeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE32_NOPAD.encode(&self.0).to_ascii_lowercase())
+    }
+}
 
 macro_rules! secret {
     ($(#[$doc:meta])* $name:ident) => {
@@ -215,43 +222,62 @@ impl WrappedSecret {
     /// Wraps `secret` for the holder of `recipient`; `info` binds space, epoch and purpose. None when the recipient's
     /// key is not a usable one.
     pub fn wrap(recipient: &ExchangeKey, info: &[u8], secret: &[u8; 32], random: &mut impl CryptoRng) -> Option<Self> {
-        let key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&recipient.0).ok()?;
-        let (encapsulated, sealed) = hpke::single_shot_seal_with_rng::<Cipher, Kdf, X25519HkdfSha256>(
-            &OpModeS::Base,
-            &key,
-            info,
-            secret,
-            &[],
-            random,
-        )
-        .ok()?;
+        let (encapsulated, sealed) = seal_for(recipient, info, &[], secret, random)?;
         let (ciphertext, tag) = sealed.split_at_checked(32)?;
-        Some(Self {
-            encapsulated: encapsulated.to_bytes().as_slice().try_into().ok()?,
-            ciphertext: ciphertext.try_into().ok()?,
-            tag: tag.try_into().ok()?,
-        })
+        Some(Self { encapsulated, ciphertext: ciphertext.try_into().ok()?, tag: tag.try_into().ok()? })
     }
 
     /// Unwraps with the device's exchange key and the same `info`.
     pub fn unwrap(&self, device: &DeviceKey, info: &[u8]) -> Result<[u8; 32], OpenError> {
-        let secret = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&device.exchange).map_err(|_| OpenError)?;
-        let encapsulated =
-            <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&self.encapsulated).map_err(|_| OpenError)?;
         let sealed = [self.ciphertext.as_slice(), &self.tag].concat();
-        let mut opened = hpke::single_shot_open::<Cipher, Kdf, X25519HkdfSha256>(
-            &OpModeR::Base,
-            &secret,
-            &encapsulated,
-            info,
-            &sealed,
-            &[],
-        )
-        .map_err(|_| OpenError)?;
+        let mut opened = open_as(device, info, &[], &self.encapsulated, &sealed)?;
         let secret = opened.as_slice().try_into().map_err(|_| OpenError);
         opened.zeroize();
         secret
     }
+}
+
+/// Seals `plaintext` for the holder of `recipient` with HPKE in base mode: the encapsulated key, and ciphertext ‖ tag.
+/// None when the recipient's key is not a usable one.
+pub(crate) fn seal_for(
+    recipient: &ExchangeKey,
+    info: &[u8],
+    associated_data: &[u8],
+    plaintext: &[u8],
+    random: &mut impl CryptoRng,
+) -> Option<([u8; 32], Vec<u8>)> {
+    let key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&recipient.0).ok()?;
+    let (encapsulated, sealed) = hpke::single_shot_seal_with_rng::<Cipher, Kdf, X25519HkdfSha256>(
+        &OpModeS::Base,
+        &key,
+        info,
+        plaintext,
+        associated_data,
+        random,
+    )
+    .ok()?;
+    Some((encapsulated.to_bytes().as_slice().try_into().ok()?, sealed))
+}
+
+/// Opens what [`seal_for`] made for the device.
+pub(crate) fn open_as(
+    device: &DeviceKey,
+    info: &[u8],
+    associated_data: &[u8],
+    encapsulated: &[u8; 32],
+    sealed: &[u8],
+) -> Result<Vec<u8>, OpenError> {
+    let secret = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&device.exchange).map_err(|_| OpenError)?;
+    let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapsulated).map_err(|_| OpenError)?;
+    hpke::single_shot_open::<Cipher, Kdf, X25519HkdfSha256>(
+        &OpModeR::Base,
+        &secret,
+        &encapsulated,
+        info,
+        sealed,
+        associated_data,
+    )
+    .map_err(|_| OpenError)
 }
 
 /// 32 fresh bytes.

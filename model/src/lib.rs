@@ -4,8 +4,10 @@
 //! arguments, so that a simulator can replay whatever a node does.
 
 pub mod admission;
+pub mod bytes;
 pub mod canonical;
 pub mod causality;
+pub mod device_text;
 pub mod equivocation;
 pub mod ids;
 pub mod keys;
@@ -23,8 +25,10 @@ pub mod ticket;
 pub mod vector;
 
 pub use admission::{Admission, Admitted};
+pub use bytes::BytesSignature;
 pub use canonical::DecodeError;
 pub use causality::{Causality, Past};
+pub use device_text::DeviceText;
 pub use equivocation::{ForkProof, branch_log};
 pub use ids::{DeviceId, IdPrefix, OperationId, SpaceId};
 pub use keys::{ContentKey, DeviceKey, ExchangeKey, ReplicationSecret, SpaceTag};

@@ -46,3 +46,9 @@ pub const NAME_BYTES_MAX: usize = 128;
 pub const TICKET_ADDRESSES_MAX: usize = 16;
 /// Longest ticket text, in bytes.
 pub const TICKET_TEXT_BYTES_MAX: usize = 8192;
+/// Longest device text, white space included, in bytes.
+pub const DEVICE_TEXT_BYTES_MAX: usize = 1024;
+/// Most bytes of a person's own that are sealed or signed at once.
+pub const OWN_BYTES_MAX: usize = 64 << 20;
+/// Longest text of a signature over such bytes, white space included, in bytes.
+pub const SIGNATURE_TEXT_BYTES_MAX: usize = 1024;

@@ -3,6 +3,7 @@
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
@@ -42,24 +43,36 @@ pub(super) struct JsonBody<T>(pub(super) T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let bytes = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(rejection)) => return Err(unread(&rejection)),
-            Err(_) => {
-                let detail = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
-                return Err(Problem::new(ProblemKind::Timeout, detail));
-            }
-        };
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let bytes = whole_body(request, BODY_BYTES_MAX).await?;
         let value = serde_json::from_slice(&bytes);
         value.map(Self).map_err(|error| Problem::invalid(format!("the body is not the JSON expected here: {error}")))
     }
 }
 
-fn unread(rejection: &BytesRejection) -> Problem {
+/// The body as it is, within the time that there is for it; the route's layer sets the limit that a refusal names.
+pub(super) async fn whole_body(request: Request, limit: usize) -> Result<Bytes, Problem> {
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    if declared.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > limit) {
+        return Err(too_long(limit));
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(rejection)) => Err(unread(&rejection, limit)),
+        Err(_) => {
+            let detail = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
+            Err(Problem::new(ProblemKind::Timeout, detail))
+        }
+    }
+}
+
+fn unread(rejection: &BytesRejection, limit: usize) -> Problem {
     if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-        let detail = format!("the body is longer than {} MiB: split the request", BODY_BYTES_MAX >> 20);
-        return Problem::new(ProblemKind::TooLarge, detail);
+        return too_long(limit);
     }
     Problem::invalid("the body broke off: send it again")
+}
+
+fn too_long(limit: usize) -> Problem {
+    Problem::new(ProblemKind::TooLarge, format!("the body is longer than {} MiB: split the request", limit >> 20))
 }

@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use crate::node::bytes::{OWN_BYTES_MAX, SEALED_BYTES_OVERHEAD};
+
 /// Longest request body, in bytes: the plaintext of the largest transaction.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// Longest body of a request on bytes of a person's own, in bytes: the most that is sealed, and the seal.
+pub const OWN_BYTES_BODY_MAX: usize = OWN_BYTES_MAX + SEALED_BYTES_OVERHEAD;
+/// Requests on such bytes that are worked on at once, since each is held in memory twice; more wait for their turn.
+pub const OWN_BYTES_AT_ONCE: usize = 2;
 /// Longest request line and headers together, in bytes; a percent-encoded key of the greatest length fits.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Most connections open at once; more wait until one closes.

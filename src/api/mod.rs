@@ -1,14 +1,15 @@
 //! The HTTP API of a node, and the only code that knows HTTP.
 //!
 //! ```text
-//! connection ──▶ server (bounds) ──▶ guard (host, token) ──▶ router ──▶ routes ──▶ Node, Space
+//! connection ──▶ server (bounds) ──▶ guard (host, origin, token) ──▶ router ──▶ routes ──▶ Node, Space
 //!                                                                        │
 //!            body (the JSON), problem (what went wrong) ◀────────────────┘
 //! ```
 //!
 //! It is bound to the loopback interface unless it is told otherwise, and every request but `/healthz` and
-//! `/openapi.json` has to carry the token of the data directory. There are no CORS headers: pages of other origins
-//! cannot read answers.
+//! `/openapi.json` has to carry the token of the data directory or one that was made for it; `scopes` says what which
+//! route needs, and a route that it does not name is the owner's alone. There are no CORS headers: pages of other
+//! origins cannot read answers, and what they send to change something is refused.
 //!
 //! *Invariants:* a route holds no state of its own; nothing here knows libp2p, files of spaces, or Automerge.
 
@@ -21,6 +22,7 @@ pub mod openapi;
 mod problem;
 mod router;
 mod routes;
+mod scopes;
 mod server;
 mod state;
 mod token;

@@ -1,12 +1,14 @@
 //! The description of the API (OpenAPI).
 
+use axum::http::Method;
 use utoipa::openapi::OpenApi as Document;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::body;
 use super::problem::Problem;
-use super::routes::{changes, documents, node, spaces, upkeep};
+use super::routes::{bytes, changes, documents, node, spaces, tokens, upkeep};
+use super::scopes::{Need, need};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -20,15 +22,18 @@ use super::routes::{changes, documents, node, spaces, upkeep};
     paths(
         node::health, node::metrics, node::status, node::peers, node::connect,
         spaces::list, spaces::create, spaces::join, spaces::show, spaces::leave, spaces::invite, spaces::members,
-        upkeep::verify, upkeep::backup, upkeep::backup_with_keys,
+        upkeep::verify, upkeep::backup, upkeep::backup_with_keys, tokens::list, tokens::create, tokens::revoke,
+        bytes::seal, bytes::open, bytes::sign, bytes::verify,
         documents::list, documents::get, documents::put, documents::patch, documents::delete, documents::transact,
         documents::history, documents::conflicts, documents::all_conflicts, changes::changes,
     ),
     components(schemas(Problem, body::Watching)),
-    modifiers(&TokenScheme),
+    modifiers(&TokenScheme, &Scopes),
     security(("token" = [])),
     tags(
         (name = "node", description = "The node and its peers."),
+        (name = "tokens", description = "Tokens for other programs."),
+        (name = "bytes", description = "Bytes of a person's own: sealed for a device, signed by this one."),
         (name = "spaces", description = "Spaces, their members and invitations."),
         (name = "documents", description = "Documents and what changes in them."),
     ),
@@ -40,9 +45,41 @@ struct TokenScheme;
 impl Modify for TokenScheme {
     fn modify(&self, document: &mut Document) {
         let mut scheme = Http::new(HttpAuthScheme::Bearer);
-        scheme.description = Some("The token in the file `api.token` of the node's data directory.".to_owned());
+        let description = "The token in the file `api.token` of the node's data directory, which allows everything, or \
+                           one that was made with a scope.";
+        scheme.description = Some(description.to_owned());
         let components = document.components.get_or_insert_with(Default::default);
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// Writes down which scope each route needs, as the guard's table has it.
+struct Scopes;
+
+impl Modify for Scopes {
+    fn modify(&self, document: &mut Document) {
+        for (path, item) in &mut document.paths.paths {
+            let path = path.replace("{key}", "{*key}");
+            let operations = [
+                (Method::GET, &mut item.get),
+                (Method::PUT, &mut item.put),
+                (Method::POST, &mut item.post),
+                (Method::PATCH, &mut item.patch),
+                (Method::DELETE, &mut item.delete),
+            ];
+            for (method, operation) in operations {
+                let Some(operation) = operation else { continue };
+                let (scope, place) = match need(&method, &path) {
+                    Need::Space(scope) => (scope.name(), "for the space"),
+                    Need::Node(scope) => (scope.name(), "for all spaces"),
+                    Need::Owner => continue,
+                };
+                operation.security = Some(vec![SecurityRequirement::new("token", [scope])]);
+                let description = operation.description.get_or_insert_default();
+                let gap = if description.is_empty() { "" } else { "\n\n" };
+                description.push_str(&format!("{gap}Needs the scope `{scope}` {place}."));
+            }
+        }
     }
 }
 
@@ -76,6 +113,9 @@ mod tests {
             let pointer = reference.split('"').next().unwrap();
             assert!(json.pointer(pointer).is_some(), "{pointer} is missing");
         }
-        assert!(text.contains("\"token\""));
+        let write = &json["paths"]["/v1/spaces/{space}/documents/{key}"]["put"];
+        assert_eq!(write["security"], serde_json::json!([{"token": ["write"]}]));
+        assert!(write["description"].as_str().unwrap().ends_with("Needs the scope `write` for the space."));
+        assert_eq!(json["paths"]["/healthz"]["get"]["security"], serde_json::json!([{}]));
     }
 }

@@ -17,10 +17,10 @@ pub enum ProblemKind {
     /// Correct the request.
     #[serde(rename = "urn:syncline:problem:invalid")]
     Invalid,
-    /// Send the API token.
+    /// Send an API token that is good.
     #[serde(rename = "urn:syncline:problem:unauthorised")]
     Unauthorised,
-    /// Get the right to do it.
+    /// Get the right to do it: for this device, or for the token.
     #[serde(rename = "urn:syncline:problem:forbidden")]
     Forbidden,
     /// Name something that exists.
@@ -73,7 +73,7 @@ impl ProblemKind {
         match self {
             Self::Invalid => "The request is not valid",
             Self::Unauthorised => "The API token is missing or wrong",
-            Self::Forbidden => "This device may not do that",
+            Self::Forbidden => "It is not allowed",
             Self::NotFound => "It does not exist",
             Self::MethodNotAllowed => "The method does not apply here",
             Self::Conflict => "The present state forbids it",

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri, header};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 
 use super::guard::{Gate, guard};
-use super::limits::BODY_BYTES_MAX;
+use super::limits::{BODY_BYTES_MAX, OWN_BYTES_BODY_MAX};
 use super::openapi;
 use super::problem::{Problem, ProblemKind};
-use super::routes::{changes, documents, node, spaces, upkeep};
+use super::routes::{bytes, changes, documents, node, spaces, tokens, upkeep};
 use super::state::ApiState;
 
 /// All routes behind the guard: what the server serves.
@@ -32,6 +32,8 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/v1/status", get(node::status))
         .route("/v1/peers", get(node::peers).post(node::connect))
         .route("/v1/backup", get(upkeep::backup).post(upkeep::backup_with_keys))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/spaces", get(spaces::list).post(spaces::create))
         .route("/v1/spaces/join", post(spaces::join))
         .route("/v1/spaces/{space}", get(spaces::show).delete(spaces::leave))
@@ -48,10 +50,21 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/v1/spaces/{space}/conflicts/{*key}", get(documents::conflicts))
         .route("/v1/spaces/{space}/transactions", post(documents::transact))
         .route("/v1/spaces/{space}/changes", get(changes::changes))
+        .merge(own_bytes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(Arc::new(state))
+}
+
+/// Routes on bytes of a person's own, whose bodies may be longer.
+fn own_bytes() -> Router<Arc<ApiState>> {
+    Router::new()
+        .route("/v1/bytes/seal", post(bytes::seal))
+        .route("/v1/bytes/open", post(bytes::open))
+        .route("/v1/bytes/sign", post(bytes::sign))
+        .route("/v1/bytes/verify", post(bytes::verify))
+        .layer(DefaultBodyLimit::max(OWN_BYTES_BODY_MAX))
 }
 
 async fn unknown_route(uri: Uri) -> Problem {

@@ -64,8 +64,8 @@ impl ApiServer {
         let address = listener.local_addr().map_err(failed)?;
         write_address(directory, ApiAddress { address, pid: std::process::id() }).map_err(failed)?;
         let (stop, stopping) = watch::channel(false);
-        let gate = Gate { token, loopback: address.ip().is_loopback() };
-        let router = guarded(ApiState { node, stopping: stopping.clone() }, gate);
+        let gate = Gate { token, loopback: address.ip().is_loopback(), node: node.clone() };
+        let router = guarded(ApiState::new(node, stopping.clone()), gate);
         let accepting = tokio::spawn(accept(listener, router, stopping));
         Ok(Self { address, directory: directory.to_owned(), stop, accepting })
     }
@@ -92,7 +92,7 @@ impl ApiServer {
 /// The command line uses it when no node runs; an application can mount it behind its own checks. Event streams end
 /// when `stopping` turns true or loses its sender.
 pub fn in_process(node: Node, stopping: watch::Receiver<bool>) -> Router {
-    router(ApiState { node, stopping })
+    router(ApiState::new(node, stopping))
 }
 
 async fn accept(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {

@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use super::limits::OWN_FILE_BYTES_MAX;
 
 /// The name of the token's file in the data directory.
@@ -13,7 +15,7 @@ const TOKEN_BYTES: usize = 32;
 /// The secret that a request has to carry.
 #[derive(Clone)]
 pub struct ApiToken {
-    text: String,
+    text: Zeroizing<String>,
     // Hashes of equal length are compared in constant time; the secret itself never is.
     hash: blake3::Hash,
 }
@@ -21,7 +23,7 @@ pub struct ApiToken {
 impl ApiToken {
     /// The token in this text.
     pub fn new(text: impl Into<String>) -> Self {
-        let text = text.into();
+        let text = Zeroizing::new(text.into());
         let hash = blake3::hash(text.as_bytes());
         Self { text, hash }
     }
@@ -42,7 +44,7 @@ impl ApiToken {
     /// # Errors
     /// Those of the file system, and [`io::ErrorKind::InvalidData`] if the file holds no token.
     pub fn load(directory: &Path) -> io::Result<Self> {
-        let mut text = String::new();
+        let mut text = Zeroizing::new(String::new());
         File::open(token_path(directory))?.take(OWN_FILE_BYTES_MAX).read_to_string(&mut text)?;
         let text = text.trim();
         if text.len() < 16 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -53,9 +55,9 @@ impl ApiToken {
     }
 
     fn create(path: &Path) -> io::Result<Self> {
-        let mut secret = [0; TOKEN_BYTES];
-        getrandom::fill(&mut secret).map_err(io::Error::other)?;
-        let token = Self::new(data_encoding::BASE32_NOPAD.encode(&secret).to_ascii_lowercase());
+        let mut secret = Zeroizing::new([0; TOKEN_BYTES]);
+        getrandom::fill(&mut *secret).map_err(io::Error::other)?;
+        let token = Self::new(data_encoding::BASE32_NOPAD.encode(&*secret).to_ascii_lowercase());
         // Written aside and moved, so that a crash leaves no half of a token behind.
         let fresh = path.with_extension("token.new");
         match std::fs::remove_file(&fresh) {

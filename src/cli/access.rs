@@ -21,10 +21,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::ServiceExt;
 
+use super::arguments::PassphraseSource;
 use super::failure::{Exit, Failure};
 
 /// Longest answer that is read whole, in bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
+/// The media types of bodies.
+const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
 /// How long a connection to the running node may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for a data directory that another process holds without serving it: another command, or a node
@@ -32,6 +36,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two looks at such a directory.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// Told whoever wants a directory that a node uses.
+const ALONE_HINT: &str = "this command needs the directory for itself: stop the node, then repeat it";
 /// What stands for itself in a path segment (RFC 3986, unreserved).
 const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// A document key keeps its slashes.
@@ -60,22 +66,30 @@ pub(crate) struct RunningNode {
 impl Access {
     /// Finds the way to a data directory; with `create`, makes it a new device, with that index, if it
     /// holds none.
-    pub(crate) async fn to(data: &Path, create: bool, index: IndexKind) -> Result<Self, Failure> {
+    pub(crate) async fn to(
+        data: &Path,
+        create: bool,
+        index: IndexKind,
+        source: &PassphraseSource,
+    ) -> Result<Self, Failure> {
         if !create && !data.exists() {
             return Err(Error::NotInitialised { directory: data.to_owned() }.into());
         }
         let deadline = Instant::now() + LOCK_TIMEOUT;
+        let mut passphrase = None;
         loop {
-            let error = match Node::builder()
-                .data(data)
-                .create(create)
-                .index(index)
-                .scrub_bytes_per_second(0)
-                .offline()
-                .start()
-                .await
-            {
+            let mut builder =
+                Node::builder().data(data).create(create).index(index).scrub_bytes_per_second(0).offline();
+            if let Some(passphrase) = &passphrase {
+                builder = builder.passphrase(Clone::clone(passphrase));
+            }
+            let error = match builder.start().await {
                 Ok(node) => return Ok(Self::opened(node)),
+                // Only now: through a running node nothing is asked for.
+                Err(Error::KeysLocked) => {
+                    passphrase = Some(tokio::task::block_in_place(|| source.obtain())?);
+                    continue;
+                }
                 Err(error) => error,
             };
             if error.kind() != ErrorKind::Locked {
@@ -124,12 +138,17 @@ impl Access {
         body: &impl Serialize,
     ) -> Result<T, Failure> {
         let body = serde_json::to_vec(body).map_err(|error| Failure::new(Exit::Invalid, error.to_string()))?;
-        read(self.send(method, target, Some(body), None).await?).await
+        read(self.send(method, target, Some((JSON, body)), None).await?).await
     }
 
     /// Makes a request without a body and reads the answer.
     pub(crate) async fn call<T: DeserializeOwned>(&self, method: Method, target: &Target) -> Result<T, Failure> {
         read(self.send(method, target, None, None).await?).await
+    }
+
+    /// Sends bytes as they are and reads the answer.
+    pub(crate) async fn send_bytes<T: DeserializeOwned>(&self, target: &Target, body: Vec<u8>) -> Result<T, Failure> {
+        read(self.send(Method::POST, target, Some((BYTES, body)), None).await?).await
     }
 
     /// Makes a request whose answer has no body.
@@ -143,9 +162,16 @@ impl Access {
         Ok(answer.into_body())
     }
 
-    /// Makes a request and gives the answer's body as it comes.
-    pub(crate) async fn open(&self, method: Method, target: &Target, body: Option<Vec<u8>>) -> Result<Body, Failure> {
+    /// Makes a request, with JSON or nothing, and gives the answer's body as it comes.
+    pub(crate) async fn open(&self, method: Method, target: &Target, json: Option<Vec<u8>>) -> Result<Body, Failure> {
+        let body = json.map(|json| (JSON, json));
         let answer = checked(self.send(method, target, body, None).await?).await?;
+        Ok(answer.into_body())
+    }
+
+    /// Sends bytes as they are and gives the answer's body.
+    pub(crate) async fn exchange_bytes(&self, target: &Target, body: Vec<u8>) -> Result<Body, Failure> {
+        let answer = checked(self.send(Method::POST, target, Some((BYTES, body)), None).await?).await?;
         Ok(answer.into_body())
     }
 
@@ -153,18 +179,18 @@ impl Access {
         &self,
         method: Method,
         target: &Target,
-        body: Option<Vec<u8>>,
+        body: Option<(&'static str, Vec<u8>)>,
         accept: Option<&'static str>,
     ) -> Result<Response<Body>, Failure> {
         let request = |uri: String| {
             let mut request = Request::builder().method(method).uri(uri);
-            if body.is_some() {
-                request = request.header(header::CONTENT_TYPE, "application/json");
+            if let Some((media_type, _)) = &body {
+                request = request.header(header::CONTENT_TYPE, *media_type);
             }
             if let Some(accept) = accept {
                 request = request.header(header::ACCEPT, accept);
             }
-            request.body(body.map(Body::from).unwrap_or_default())
+            request.body(body.map(|(_, bytes)| Body::from(bytes)).unwrap_or_default())
         };
         // Targets are percent-encoded, so this fails for nothing but their length.
         let unsendable = |error| Failure::new(Exit::Invalid, format!("the request cannot be made: {error}"));
@@ -212,6 +238,15 @@ impl RunningNode {
     }
 }
 
+/// Fails when a node serves the directory, for commands that need it for themselves and ask for something first.
+pub(crate) async fn not_served(data: &Path) -> Result<(), Failure> {
+    if RunningNode::find(data).await.is_none() {
+        return Ok(());
+    }
+    let failure = Failure::new(Exit::Unavailable, format!("a node serves `{}`", data.display()));
+    Err(failure.hint(ALONE_HINT))
+}
+
 /// Does something with a data directory that no other process may use meanwhile.
 ///
 /// Waits for another command to end; a node that serves the directory has to be stopped by whoever runs it.
@@ -228,7 +263,7 @@ pub(crate) async fn alone<T>(data: &Path, mut work: impl FnMut() -> Result<T, Er
         let running = RunningNode::find(data).await.is_some();
         if running || Instant::now() >= deadline {
             let failure = Failure::new(Exit::Unavailable, error.to_string());
-            return Err(failure.hint("this command needs the directory for itself: stop the node, then repeat it"));
+            return Err(failure.hint(ALONE_HINT));
         }
         tokio::time::sleep(LOCK_PAUSE).await;
     }

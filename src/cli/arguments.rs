@@ -32,6 +32,8 @@ pub(crate) struct Global {
     /// What to log to the standard error, such as `info` or `syncline=debug` [env: RUST_LOG too]
     #[arg(long, global = true, value_name = "FILTER", env = "SYNCLINE_LOG")]
     pub(crate) log: Option<String>,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseSource,
 }
 
 #[derive(Debug, Args)]
@@ -64,13 +66,13 @@ pub(crate) struct Backup {
     pub(crate) file: PathBuf,
     /// Write nothing: read an existing backup to its end and check all of it
     #[arg(long, env = "SYNCLINE_CHECK", value_parser = BoolishValueParser::new(),
-          conflicts_with_all = ["with_keys", "passphrase_file"])]
+          conflicts_with_all = ["with_keys", "backup_passphrase_file"])]
     pub(crate) check: bool,
     /// Put the spaces' keys in, under a passphrase; asks for it unless it is given
     #[arg(long, env = "SYNCLINE_WITH_KEYS", value_parser = BoolishValueParser::new())]
     pub(crate) with_keys: bool,
     #[command(flatten)]
-    pub(crate) passphrase: PassphraseSource,
+    pub(crate) passphrase: BackupPassphraseSource,
 }
 
 #[derive(Debug, Args)]
@@ -79,20 +81,122 @@ pub(crate) struct Restore {
     pub(crate) file: PathBuf,
     /// Leave out the keys that are in the backup; no passphrase is needed then
     #[arg(long, env = "SYNCLINE_WITHOUT_KEYS", value_parser = BoolishValueParser::new(),
-          conflicts_with = "passphrase_file")]
+          conflicts_with = "backup_passphrase_file")]
     pub(crate) without_keys: bool,
     /// What keeps the index of the new directory [default: sled]
     #[arg(long, value_enum, env = "SYNCLINE_INDEX")]
     pub(crate) index: Option<IndexArgument>,
     #[command(flatten)]
-    pub(crate) passphrase: PassphraseSource,
+    pub(crate) passphrase: BackupPassphraseSource,
 }
 
-#[derive(Debug, Args)]
+/// Where the passphrase over the keys of the data directory comes from.
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct PassphraseSource {
-    /// A file whose first line is the passphrase [env: SYNCLINE_PASSPHRASE may hold the passphrase itself]
-    #[arg(long, value_name = "FILE", env = "SYNCLINE_PASSPHRASE_FILE")]
+    /// A file whose first line is the passphrase over the data directory's keys, if they are under one
+    /// [env: SYNCLINE_PASSPHRASE may hold the passphrase itself]
+    #[arg(long, global = true, value_name = "FILE", env = "SYNCLINE_PASSPHRASE_FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+/// Where the passphrase over the keys in a backup comes from.
+#[derive(Debug, Args)]
+pub(crate) struct BackupPassphraseSource {
+    /// A file whose first line is the backup's passphrase [env: SYNCLINE_BACKUP_PASSPHRASE may hold it itself]
+    #[arg(long, value_name = "FILE", env = "SYNCLINE_BACKUP_PASSPHRASE_FILE")]
+    pub(crate) backup_passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Set or replace the passphrase over the device's key and the spaces' keys; for a directory that no node uses
+    ///
+    /// From then on `serve`, and every command that opens the directory itself, needs the passphrase: from
+    /// --passphrase-file, from SYNCLINE_PASSPHRASE, or typed. Commands to a running node do not.
+    Passphrase {
+        /// Remove the passphrase
+        #[arg(long, env = "SYNCLINE_REMOVE", value_parser = BoolishValueParser::new(),
+              conflicts_with = "new_passphrase_file")]
+        remove: bool,
+        /// A file whose first line is the new passphrase [env: SYNCLINE_NEW_PASSPHRASE may hold it itself]
+        #[arg(long, value_name = "FILE", env = "SYNCLINE_NEW_PASSPHRASE_FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token for another program and print it, this once
+    Create {
+        /// What it allows; each scope includes the ones before it
+        #[arg(long, value_enum, default_value = "read", env = "SYNCLINE_SCOPE")]
+        scope: ScopeArgument,
+        /// The space that it is for, by name or id [default: all, and the node itself]
+        #[arg(long, value_name = "SPACE", env = "SYNCLINE_SPACE", value_parser = NonEmptyStringValueParser::new())]
+        space: Option<String>,
+        /// What to call it
+        #[arg(long, value_name = "NAME", env = "SYNCLINE_NAME", value_parser = NonEmptyStringValueParser::new())]
+        name: Option<String>,
+        /// For how long it is good [default: until it is revoked]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms, env = "SYNCLINE_EXPIRES")]
+        expires: Option<u64>,
+    },
+    /// List the tokens
+    List,
+    /// End a token: requests with it are refused from now on, and streams that it opened end
+    Revoke {
+        /// The token's id, as the list shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ScopeArgument {
+    /// Reading
+    Read,
+    /// Writing documents
+    Write,
+    /// Everything else: members, invitations, spaces, peers, tokens, the device's own signature
+    Admin,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BytesCommand {
+    /// Seal bytes so that one device alone can open them; needs no data directory
+    Seal {
+        /// Whom they are for: the text that `syncline device` shows there
+        #[arg(long = "for", value_name = "DEVICE-TEXT", env = "SYNCLINE_FOR")]
+        recipient: String,
+        /// The file [default: the standard input]
+        file: Option<PathBuf>,
+        /// A new file to write [default: the standard output]
+        #[arg(long, value_name = "FILE", env = "SYNCLINE_OUTPUT")]
+        output: Option<PathBuf>,
+    },
+    /// Open bytes that were sealed for this device
+    Open {
+        /// The file [default: the standard input]
+        file: Option<PathBuf>,
+        /// A new file to write [default: the standard output]
+        #[arg(long, value_name = "FILE", env = "SYNCLINE_OUTPUT")]
+        output: Option<PathBuf>,
+    },
+    /// Sign bytes with this device's key and print the signature
+    Sign {
+        /// The file [default: the standard input]
+        file: Option<PathBuf>,
+    },
+    /// Check that a device signed bytes; needs no data directory
+    Verify {
+        /// The device that should have signed: its id or its text, as `syncline device` shows them there
+        #[arg(long, value_name = "DEVICE", env = "SYNCLINE_BY")]
+        by: String,
+        /// The signature, beginning with `syncline-signature:`
+        #[arg(long, value_name = "SIGNATURE", env = "SYNCLINE_SIGNATURE")]
+        signature: String,
+        /// The file [default: the standard input]
+        file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -142,8 +246,17 @@ pub(crate) enum Command {
     Conflicts(Conflicts),
     /// End a conflict by writing the value that remains
     Resolve(Resolve),
-    /// Print the id of this device
+    /// Show this device: its id, its exchange key, and the text by which others address it
     Device,
+    /// Set, replace or remove the passphrase over this device's keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Make, list and revoke tokens with which other programs use the API
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Seal bytes for a device, open, sign and verify them; 64 MiB at most
+    #[command(subcommand)]
+    Bytes(BytesCommand),
     /// Write many documents from lines of JSON, {"key":…,"value":…} each, plain or gzip
     Import(Import),
     /// Print all documents as lines of JSON, the form that `import` reads
@@ -461,6 +574,9 @@ mod tests {
             vec!["space", "invite", "notes", "--role", "steward"],
             vec!["space", "invite", "notes", "--role", "writer", "--expires", "soon"],
             vec!["serve", "--api", "nonsense"],
+            vec!["token", "create", "--scope", "all"],
+            vec!["bytes", "seal"],
+            vec!["key", "passphrase", "--remove", "--new-passphrase-file", "f"],
         ] {
             assert!(Arguments::try_parse_from(["syncline"].iter().chain(&wrong)).is_err(), "{wrong:?}");
         }

@@ -14,7 +14,7 @@ use super::access::{Access, Target, alone};
 use super::arguments::{Backup, Restore};
 use super::failure::{Exit, Failure};
 use super::output::{Output, humane_bytes, note, plain};
-use super::passphrase;
+use super::passphrase::{self, Purpose};
 use super::progress::Bar;
 
 /// Behind the name of a backup while it is written.
@@ -99,7 +99,7 @@ pub(super) async fn backup(access: &Access, arguments: &Backup, output: &mut Out
 fn passphrase_text(arguments: &Backup) -> Result<Option<BackupRequest>, Failure> {
     let given = match arguments.passphrase.given()? {
         Some(given) => Some(given),
-        None if arguments.with_keys => Some(passphrase::ask(true)?),
+        None if arguments.with_keys => Some(passphrase::ask(Purpose::NewOfBackup)?),
         None => None,
     };
     Ok(given.map(|passphrase| BackupRequest { passphrase: passphrase.reveal().to_owned() }))
@@ -217,8 +217,10 @@ pub(super) async fn restore(data: &Path, arguments: &Restore, output: &mut Outpu
     if backups::has_keys(&arguments.file)? && !options.without_keys {
         options.passphrase = match arguments.passphrase.given()? {
             Some(given) => Some(given),
-            None => Some(passphrase::ask(false).map_err(|failure| {
-                failure.hint("name a file with --passphrase-file, set SYNCLINE_PASSPHRASE, or give --without-keys")
+            None => Some(passphrase::ask(Purpose::Backup).map_err(|failure| {
+                failure.hint(
+                    "name a file with --backup-passphrase-file, set SYNCLINE_BACKUP_PASSPHRASE, or give --without-keys",
+                )
             })?),
         };
     }

@@ -25,6 +25,7 @@ pub(crate) struct ConfigFile {
     pub(crate) quic: Option<bool>,
     pub(crate) document_cache_mib: Option<u32>,
     pub(crate) scrub_bytes_per_second: Option<u64>,
+    pub(crate) passphrase_file: Option<PathBuf>,
     pub(crate) log: Option<String>,
 }
 

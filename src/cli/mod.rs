@@ -5,6 +5,7 @@
 mod access;
 mod arguments;
 mod backup;
+mod bytes;
 mod config;
 mod demo;
 mod documents;
@@ -13,6 +14,7 @@ mod events;
 mod export;
 mod failure;
 mod import;
+mod key;
 mod output;
 mod passphrase;
 mod progress;
@@ -20,6 +22,7 @@ mod serve;
 mod signals;
 mod spaces;
 mod status;
+mod tokens;
 mod upkeep;
 mod verify;
 mod watch;
@@ -32,7 +35,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use self::access::Access;
-use self::arguments::{Arguments, Command, Global, SpaceCommand};
+use self::arguments::{Arguments, Command, Global, PassphraseSource, SpaceCommand};
 use self::config::ConfigFile;
 use self::failure::{Exit, Failure};
 use self::output::{Output, note};
@@ -74,13 +77,18 @@ fn start(arguments: Arguments) -> Result<(), Failure> {
     let mut output = Output::new(global.json);
     let result = runtime.block_on(async {
         match command {
-            Command::Serve(serve) => serve::serve(&data, &serve, &config, &mut output).await,
+            Command::Serve(serve) => serve::serve(&data, &serve, &config, &global.passphrase, &mut output).await,
             Command::Demo(demo) => demo::run(demo.edits).await,
             Command::Convert(convert) => upkeep::convert(&data, convert.index, &mut output).await,
             Command::Backup(arguments) if arguments.check => backup::check(&arguments.file, &mut output),
             Command::Restore(arguments) => backup::restore(&data, &arguments, &mut output).await,
-            Command::Repair(space) => upkeep::repair(&data, &space, &mut output).await,
-            command => with_access(command, &data, &mut output).await,
+            Command::Repair(space) => upkeep::repair(&data, &global.passphrase, &space, &mut output).await,
+            Command::Key(command) => key::key(&data, &global.passphrase, &command, &mut output).await,
+            Command::Bytes(command) => match bytes::without_data(command, &mut output)? {
+                Some(command) => with_access(Command::Bytes(command), &data, &global.passphrase, &mut output).await,
+                None => Ok(()),
+            },
+            command => with_access(command, &data, &global.passphrase, &mut output).await,
         }
     });
     // A thread that still reads the standard input is not waited for.
@@ -109,14 +117,19 @@ fn start_log(global: &Global, configured: Option<&str>, default: &str) -> Result
 }
 
 /// Runs a command that works with and without a running node.
-async fn with_access(command: Command, data: &Path, output: &mut Output) -> Result<(), Failure> {
+async fn with_access(
+    command: Command,
+    data: &Path,
+    passphrase: &PassphraseSource,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let create =
         matches!(command, Command::Init(_) | Command::Space(SpaceCommand::Create { .. } | SpaceCommand::Join { .. }));
     let index = match &command {
         Command::Init(init) => init.index.map(Into::into),
         _ => None,
     };
-    let access = Access::to(data, create, index.unwrap_or_default()).await?;
+    let access = Access::to(data, create, index.unwrap_or_default(), passphrase).await?;
     let result = dispatch(&access, command, data, output).await;
     access.close().await;
     result
@@ -135,6 +148,8 @@ async fn dispatch(access: &Access, command: Command, data: &Path, output: &mut O
         Command::History(arguments) => documents::history(access, &arguments, output).await,
         Command::Conflicts(arguments) => documents::conflicts(access, &arguments, output).await,
         Command::Resolve(arguments) => documents::resolve(access, arguments, output).await,
+        Command::Token(command) => tokens::token(access, command, output).await,
+        Command::Bytes(command) => bytes::bytes(access, command, output).await,
         Command::Device => status::device(access, output).await,
         Command::Import(arguments) => import::import(access, &arguments, output).await,
         Command::Export(arguments) => export::export(access, &arguments, output).await,
@@ -142,9 +157,12 @@ async fn dispatch(access: &Access, command: Command, data: &Path, output: &mut O
         Command::Peers => status::peers(access, output).await,
         Command::Connect(arguments) => status::connect(access, arguments.address, output).await,
         Command::Backup(arguments) => backup::backup(access, &arguments, output).await,
-        Command::Serve(_) | Command::Demo(_) | Command::Convert(_) | Command::Repair(_) | Command::Restore(_) => {
-            Err(Failure::new(Exit::Usage, "this command does not run through another node"))
-        }
+        Command::Serve(_)
+        | Command::Demo(_)
+        | Command::Convert(_)
+        | Command::Repair(_)
+        | Command::Restore(_)
+        | Command::Key(_) => Err(Failure::new(Exit::Usage, "this command does not run through another node")),
         Command::Verify(arguments) => verify::verify(access, &arguments, output).await,
     }
 }

@@ -5,51 +5,125 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 
 use console::Term;
-use syncline::node::backup::Passphrase;
+use syncline::node::upkeep::Passphrase;
+use zeroize::Zeroizing;
 
-use super::arguments::PassphraseSource;
+use super::arguments::{BackupPassphraseSource, PassphraseSource};
 use super::failure::{Exit, Failure};
 
-/// Holds the passphrase itself.
+/// Holds the passphrase over the directory's keys itself.
 const VARIABLE: &str = "SYNCLINE_PASSPHRASE";
+/// Holds a new one.
+const NEW_VARIABLE: &str = "SYNCLINE_NEW_PASSPHRASE";
+/// Holds the one over the keys in a backup.
+const BACKUP_VARIABLE: &str = "SYNCLINE_BACKUP_PASSPHRASE";
 /// Most bytes that are read of a passphrase's file.
 const FILE_BYTES_MAX: u64 = 8192;
 
-impl PassphraseSource {
-    /// The passphrase of the file or the variable, if there is one.
-    pub(super) fn given(&self) -> Result<Option<Passphrase>, Failure> {
-        if let Some(path) = &self.passphrase_file {
-            return Ok(Some(Passphrase::new(&first_line(path)?)?));
+/// What a passphrase is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To open the data directory.
+    Directory,
+    /// To put the directory's keys under it.
+    NewOfDirectory,
+    /// To open the keys in a backup.
+    Backup,
+    /// To put the keys in a backup under it.
+    NewOfBackup,
+}
+
+impl Purpose {
+    fn is_new(self) -> bool {
+        matches!(self, Self::NewOfDirectory | Self::NewOfBackup)
+    }
+
+    fn prompt(self) -> &'static str {
+        match self {
+            Self::Directory => "Passphrase of the data directory: ",
+            Self::NewOfDirectory => "New passphrase of the data directory: ",
+            Self::Backup => "Passphrase of the backup: ",
+            Self::NewOfBackup => "New passphrase of the backup: ",
         }
-        match std::env::var(VARIABLE) {
-            Ok(text) => Ok(Some(Passphrase::new(&text)?)),
-            Err(_) => Ok(None),
+    }
+
+    fn hint(self) -> String {
+        let (option, variable) = match self {
+            Self::Directory => ("--passphrase-file", VARIABLE),
+            Self::NewOfDirectory => ("--new-passphrase-file", NEW_VARIABLE),
+            Self::Backup | Self::NewOfBackup => ("--backup-passphrase-file", BACKUP_VARIABLE),
+        };
+        format!("name a file with {option}, or set {variable}")
+    }
+
+    /// How a command ends that lacks it: an existing directory is closed to it, anything else is a matter of usage.
+    fn exit(self) -> Exit {
+        if self == Self::Directory { Exit::Forbidden } else { Exit::Usage }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::Directory => "the keys in the data directory are under a passphrase",
+            _ => "a passphrase is needed",
         }
     }
 }
 
+impl PassphraseSource {
+    /// The passphrase over the directory's keys: of the file, of the variable, or of the person.
+    pub(super) fn obtain(&self) -> Result<Passphrase, Failure> {
+        match given(self.passphrase_file.as_deref(), VARIABLE)? {
+            Some(given) => Ok(given),
+            None => ask(Purpose::Directory),
+        }
+    }
+}
+
+impl BackupPassphraseSource {
+    /// The passphrase of the file or the variable, if there is one.
+    pub(super) fn given(&self) -> Result<Option<Passphrase>, Failure> {
+        given(self.backup_passphrase_file.as_deref(), BACKUP_VARIABLE)
+    }
+}
+
+/// The new passphrase of the file or the variable, if there is one.
+pub(super) fn given_new(file: Option<&Path>) -> Result<Option<Passphrase>, Failure> {
+    given(file, NEW_VARIABLE)
+}
+
+fn given(file: Option<&Path>, variable: &str) -> Result<Option<Passphrase>, Failure> {
+    if let Some(path) = file {
+        return Ok(Some(Passphrase::new(&first_line(path)?)?));
+    }
+    match std::env::var(variable).map(Zeroizing::new) {
+        Ok(text) => Ok(Some(Passphrase::new(&text)?)),
+        Err(_) => Ok(None),
+    }
+}
+
 /// Asks the person; twice, if it is a new one.
-pub(super) fn ask(is_new: bool) -> Result<Passphrase, Failure> {
+pub(super) fn ask(purpose: Purpose) -> Result<Passphrase, Failure> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        let failure = Failure::new(Exit::Usage, "a passphrase is needed, and there is no terminal to ask for it");
-        return Err(failure.hint(format!("name a file with --passphrase-file, or set {VARIABLE}")));
+        let failure =
+            Failure::new(purpose.exit(), format!("{}, and there is no terminal to ask for it", purpose.what()));
+        return Err(failure.hint(purpose.hint()));
     }
     let read = |prompt: &str| {
         let terminal = Term::stderr();
         let failed = |error| Failure::new(Exit::Failed, format!("cannot ask for the passphrase: {error}"));
         terminal.write_str(prompt).map_err(failed)?;
-        terminal.read_secure_line().map_err(failed)
+        terminal.read_secure_line().map(Zeroizing::new).map_err(failed)
     };
-    let passphrase = read("Passphrase: ")?;
-    if is_new && read("Once more: ")? != passphrase {
+    let passphrase = read(purpose.prompt())?;
+    if purpose.is_new() && read("Once more: ")? != passphrase {
         return Err(Failure::new(Exit::Usage, "the two passphrases differ: nothing was done"));
     }
     Ok(Passphrase::new(&passphrase)?)
 }
 
-fn first_line(path: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
+fn first_line(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let mut text = Zeroizing::new(String::new());
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
     read.map_err(|error| Failure::new(Exit::NotFound, format!("cannot read `{}`: {error}", path.display())))?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }

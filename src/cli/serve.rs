@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use syncline::api::{ApiError, ApiServer, read_address, token_path};
-use syncline::{Error, ErrorKind, Node};
+use syncline::{Error, ErrorKind, Node, NodeBuilder};
 
-use super::arguments::ServeArguments;
+use super::arguments::{PassphraseSource, ServeArguments};
 use super::config::{ConfigFile, ServeSettings};
 use super::failure::{Exit, Failure};
 use super::output::Output;
@@ -35,14 +35,17 @@ pub(super) async fn serve(
     data: &Path,
     arguments: &ServeArguments,
     config: &ConfigFile,
+    source: &PassphraseSource,
     output: &mut Output,
 ) -> Result<(), Failure> {
     let settings = ServeSettings::new(arguments, config)?;
+    let named = source.passphrase_file.clone().or_else(|| config.passphrase_file.clone());
+    let source = PassphraseSource { passphrase_file: named };
     // Before the start, so that a signal during it is not lost.
     let ended = ended_by_signal();
     tokio::pin!(ended);
     let node = tokio::select! {
-        node = start_node(data, &settings) => node?,
+        node = unlocked_node(data, &settings, &source) => node?,
         _ = &mut ended => return Ok(()),
     };
     let result = run(node.clone(), data, &settings, output, ended).await;
@@ -52,7 +55,22 @@ pub(super) async fn serve(
     result
 }
 
-async fn start_node(data: &Path, settings: &ServeSettings) -> Result<Node, Failure> {
+/// Starts the node, with the passphrase of its keys if they are under one.
+async fn unlocked_node(data: &Path, settings: &ServeSettings, source: &PassphraseSource) -> Result<Node, Failure> {
+    let started = match node_builder(data, settings).start().await {
+        Err(Error::KeysLocked) => {
+            // On a thread of its own, so that Ctrl-C ends the question as well.
+            let source = source.clone();
+            let asked = tokio::task::spawn_blocking(move || source.obtain()).await;
+            let passphrase = asked.map_err(|error| Failure::new(Exit::Failed, error.to_string()))??;
+            node_builder(data, settings).passphrase(passphrase).start().await
+        }
+        other => other,
+    };
+    started.map_err(|error| not_started(error, data))
+}
+
+fn node_builder(data: &Path, settings: &ServeSettings) -> NodeBuilder {
     let mut builder = Node::builder().data(data).create(true);
     for address in &settings.listen {
         builder = builder.listen(address);
@@ -67,7 +85,7 @@ async fn start_node(data: &Path, settings: &ServeSettings) -> Result<Node, Failu
     if let Some(bytes) = settings.scrub_bytes_per_second {
         builder = builder.scrub_bytes_per_second(bytes);
     }
-    builder.start().await.map_err(|error| not_started(error, data))
+    builder
 }
 
 fn not_started(error: Error, data: &Path) -> Failure {

@@ -22,9 +22,20 @@ struct DeviceFacts {
     device: String,
     /// The libp2p peer id of the same key.
     peer: String,
+    /// The public exchange key.
+    exchange: String,
+    /// The text by which others address the device.
+    text: String,
     /// The data directory, when it was just made or asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<String>,
+}
+
+impl From<NodeStatus> for DeviceFacts {
+    fn from(status: NodeStatus) -> Self {
+        let NodeStatus { device, peer, exchange, device_text, .. } = status;
+        Self { device, peer, exchange, text: device_text, data: None }
+    }
 }
 
 pub(super) async fn init(
@@ -42,7 +53,7 @@ pub(super) async fn init(
     }
     let data = data.display().to_string();
     if output.json {
-        return output.json(&DeviceFacts { device: status.device, peer: status.peer, data: Some(data) });
+        return output.json(&DeviceFacts { data: Some(data), ..DeviceFacts::from(status) });
     }
     output.facts(&[("device", status.device), ("peer", status.peer), ("data", data)])
 }
@@ -50,9 +61,9 @@ pub(super) async fn init(
 pub(super) async fn device(access: &Access, output: &mut Output) -> Result<(), Failure> {
     let status: NodeStatus = access.get(&Target::new(["status"])).await?;
     if output.json {
-        return output.json(&DeviceFacts { device: status.device, peer: status.peer, data: None });
+        return output.json(&DeviceFacts::from(status));
     }
-    output.line(status.device)
+    output.facts(&[("device", status.device), ("exchange key", status.exchange), ("text", status.device_text)])
 }
 
 pub(super) async fn status(access: &Access, space: Option<&str>, output: &mut Output) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use syncline::api::body::OperationRange;
 use syncline::node::upkeep::{self, RepairedSpace};
 
 use super::access::alone;
-use super::arguments::{IndexArgument, OptionalSpace};
+use super::arguments::{IndexArgument, OptionalSpace, PassphraseSource};
 use super::failure::Failure;
 use super::output::{Output, humane_bytes, note, plain};
 use super::progress::Bar;
@@ -93,10 +93,16 @@ impl From<&RepairedSpace> for Repair {
     }
 }
 
-pub(super) async fn repair(data: &Path, space: &OptionalSpace, output: &mut Output) -> Result<(), Failure> {
+pub(super) async fn repair(
+    data: &Path,
+    source: &PassphraseSource,
+    space: &OptionalSpace,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let passphrase = if upkeep::has_passphrase(data) { Some(source.obtain()?) } else { None };
     let repaired = alone(data, || {
         let mut bar = Bar::new();
-        upkeep::repair(data, space.space.as_deref(), &mut |progress| bar.storage(progress))
+        upkeep::repair(data, space.space.as_deref(), passphrase.as_ref(), &mut |progress| bar.storage(progress))
     })
     .await?;
     for space in &repaired {

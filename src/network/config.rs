@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// The port that a node listens on unless it is told otherwise, for TCP and for QUIC.
 pub const DEFAULT_PORT: u16 = 34569;
@@ -139,7 +140,7 @@ impl Default for Limits {
 #[derive(Clone)]
 pub struct NetworkConfig {
     /// The seed of the device's ed25519 key.
-    pub secret: [u8; 32],
+    pub secret: Zeroizing<[u8; 32]>,
     /// Where to listen; empty means [`DEFAULT_PORT`] on every interface, or a free port if that one is taken.
     pub listen: Vec<Multiaddr>,
     /// The port that an earlier start took, tried before [`DEFAULT_PORT`] when `listen` is empty.
@@ -172,7 +173,7 @@ impl NetworkConfig {
     /// The defaults of a node with this secret key.
     pub fn new(secret: [u8; 32]) -> Self {
         Self {
-            secret,
+            secret: Zeroizing::new(secret),
             listen: Vec::new(),
             preferred_port: None,
             bootstrap: Vec::new(),

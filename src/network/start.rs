@@ -31,7 +31,7 @@ pub(super) async fn start(
     registry: &mut Registry,
 ) -> Result<(Network, NetworkEvents), NetworkError> {
     let sockets = listen::sockets(&config)?;
-    let keypair = Keypair::ed25519_from_bytes(config.secret).map_err(|error| NetworkError::Setup(error.into()))?;
+    let keypair = Keypair::ed25519_from_bytes(*config.secret).map_err(|error| NetworkError::Setup(error.into()))?;
     let device = device_of(&keypair.public().to_peer_id()).map_err(|error| NetworkError::Setup(error.into()))?;
     let mut bandwidth = Registry::default();
     let swarm = swarm(keypair, &config, &mut bandwidth)?;

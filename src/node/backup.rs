@@ -24,8 +24,10 @@ use syncline_storage::{
     BackupError, BackupFile, BackupItem, BackupReader, BackupWriter, Incarnation, IndexKind, LogReader, OpenOptions,
     Progress, Store,
 };
+use zeroize::Zeroizing;
 
 use super::files::{self, SPACE_KEYS};
+use super::key_files::KeyFiles;
 use super::passphrase::Lock;
 pub use super::passphrase::{ARGON2_LANES, ARGON2_MEMORY_KIB, ARGON2_PASSES, Passphrase};
 use super::{Node, builder};
@@ -114,7 +116,7 @@ impl Node {
             spaces.push(self.space_of(entry).log_reader().await?);
         }
         let permit = self.inner.backups.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
-        let files = self.inner.files.clone();
+        let files = self.inner.keys.clone();
         builder::blocking(move || {
             let _permit = permit;
             let mut random: StdRng = rand::make_rng();
@@ -128,8 +130,7 @@ impl Node {
                 None => None,
             };
             for reader in &spaces {
-                let bytes = files.read(files::scope(reader.space()), SPACE_KEYS)?;
-                let keys = bytes.and_then(|bytes| SpaceKeys::decode(&bytes).ok());
+                let keys = files::read_space(&files, reader.space())?;
                 let keys = keys.ok_or(Error::DamagedFile { what: "the key file of a space" })?;
                 write_space(&mut writer, reader, keys, key.as_ref(), &mut random)?;
             }
@@ -147,8 +148,8 @@ fn write_space(
     random: &mut StdRng,
 ) -> Result<(), Error> {
     let SpaceKeys { space, name, founder, content, replication, .. } = keys;
-    let sealed =
-        key.map(|key| seal(key, &keys_bound(space), &canonical::encode(&KeptKeys { content, replication }), random));
+    let kept_keys = Zeroizing::new(canonical::encode(&KeptKeys { content, replication }));
+    let sealed = key.map(|key| seal(key, &keys_bound(space), &kept_keys, random));
     let kept = canonical::encode(&KeptSpace { name, founder, sealed });
     let damaged = writer.space(reader, &[(SPACE_KEYS, &kept)], &mut builder::report)?;
     for run in damaged {
@@ -215,7 +216,7 @@ fn restore_into(
 ) -> Result<Restored, Error> {
     let create = OpenOptions { create: true, index: options.index, ..OpenOptions::default() };
     let store = Store::open(directory, create, progress)?;
-    let files = store.files();
+    let files = KeyFiles::plain(store.files());
     if files::read_device(&files)?.is_some() {
         return Err(Error::AlreadyInitialised { directory: directory.to_owned() });
     }
@@ -250,7 +251,10 @@ fn restored_keys(
     let KeptSpace { name, founder, sealed } = canonical::decode(bytes, "space in a backup")?;
     super::check_name(&name)?;
     let KeptKeys { content, replication } = match (sealed, key) {
-        (Some(sealed), Some(key)) => canonical::decode(&open(key, &keys_bound(space), &sealed)?, "keys in a backup")?,
+        (Some(sealed), Some(key)) => {
+            let opened = Zeroizing::new(open(key, &keys_bound(space), &sealed)?);
+            canonical::decode(&opened, "keys in a backup")?
+        }
         _ => KeptKeys { content: BTreeMap::new(), replication: BTreeMap::new() },
     };
     Ok(SpaceKeys { space, name, founder, ticket: None, content, replication })

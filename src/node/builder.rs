@@ -7,11 +7,13 @@ use std::time::Instant;
 use prometheus_client::registry::Registry;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use syncline_model::ContentKey;
 use syncline_storage::{IndexKind, OpenOptions, Progress, Store};
 
 use super::conductor::Conductor;
+use super::key_files::KeyFiles;
+use super::passphrase::Passphrase;
 use super::scrubbing::{SCRUB_BYTES_PER_SECOND, Scrub};
+use super::tokens::Tokens;
 use super::workshop::Workshop;
 use super::{Inner, Node, files, parse_address};
 use crate::error::Error;
@@ -37,6 +39,7 @@ pub struct NodeBuilder {
     quic: bool,
     document_cache_bytes: usize,
     scrub_bytes_per_second: u64,
+    passphrase: Option<Passphrase>,
 }
 
 impl Default for NodeBuilder {
@@ -53,6 +56,7 @@ impl Default for NodeBuilder {
             quic: true,
             document_cache_bytes: DOCUMENT_CACHE_BYTES,
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
+            passphrase: None,
         }
     }
 }
@@ -135,24 +139,31 @@ impl NodeBuilder {
         self
     }
 
+    /// The passphrase of the keys in the data directory; it is not looked at when they are under none.
+    #[must_use]
+    pub fn passphrase(mut self, passphrase: Passphrase) -> Self {
+        self.passphrase = Some(passphrase);
+        self
+    }
+
     /// Opens the data directory and starts everything. Must be called within a tokio runtime.
-    pub async fn start(self) -> Result<Node, Error> {
+    pub async fn start(mut self) -> Result<Node, Error> {
         let started = Instant::now();
         let directory = self.directory.clone().unwrap_or_else(|| PathBuf::from("."));
         let mut random: StdRng = rand::make_rng();
-        let (create, index) = (self.create, self.index);
+        let (create, index, passphrase) = (self.create, self.index, self.passphrase.take());
         let mut file_random = StdRng::from_rng(&mut random);
-        let (store, device, local_key) = blocking(move || {
+        let (store, keys, device, local_key) = blocking(move || {
             let options = OpenOptions { create, index, ..OpenOptions::default() };
             let store = Store::open(&directory, options, &mut report)?;
-            let files = store.files();
-            let device = match files::read_device(&files)? {
+            let keys = KeyFiles::open(store.files(), passphrase.as_ref())?;
+            let device = match files::read_device(&keys)? {
                 Some(device) => device,
-                None if create => files::create_device(&files, &mut file_random)?,
+                None if create => files::create_device(&keys, &mut file_random)?,
                 None => return Err(Error::NotInitialised { directory }),
             };
-            let local_key = files::local_key(&files, &mut file_random)?;
-            Ok((store, device, local_key))
+            let local_key = files::local_key(&keys, &mut file_random)?;
+            Ok((store, keys, device, local_key))
         })
         .await?;
 
@@ -165,11 +176,13 @@ impl NodeBuilder {
         } else {
             (None, None)
         };
-        let (kind, files) = (store.index_kind(), store.files());
+        let kind = store.index_kind();
+        let tokens = Arc::new(Tokens::load(store.files())?);
         let workshop = Workshop {
             store: Arc::new(store),
+            keys: keys.clone(),
             device: device.clone(),
-            local_key: ContentKey(local_key),
+            local_key,
             network: network.clone(),
             runtime: tokio::runtime::Handle::current(),
             started,
@@ -181,10 +194,11 @@ impl NodeBuilder {
         let inner = Arc::new(Inner {
             device,
             index: kind,
-            files,
+            keys,
             checking: Arc::new(tokio::sync::Semaphore::new(1)),
             backups: Arc::new(tokio::sync::Semaphore::new(BACKUPS_AT_ONCE)),
             scrubbing: Mutex::default(),
+            tokens,
             started,
             network,
             registry: Mutex::new(registry),

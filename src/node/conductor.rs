@@ -17,7 +17,7 @@ use syncline_sync::{HelloAnswer, Message as SyncMessage, PeerTags, SharedSpace};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::builder::blocking;
-use super::files::{self, KnownPeer, SPACE_KEYS};
+use super::files::{self, KnownPeer};
 use super::parse_address;
 use super::workshop::Workshop;
 use crate::error::Error;
@@ -307,9 +307,9 @@ impl Conductor {
             }
             end_pump(&hosted.link).await;
         }
-        let files = self.workshop.store.files();
+        let files = self.workshop.keys.clone();
         let core = self.workshop.core(keys.clone());
-        blocking(move || Ok(files.write_secret(files::scope(space), SPACE_KEYS, &keys.encode())?)).await?;
+        blocking(move || Ok(files::write_space(&files, &keys)?)).await?;
         self.host(core).await?;
         self.name_peers(space);
         self.apply_for_admission(space);
@@ -320,9 +320,10 @@ impl Conductor {
         let keys = core.state().keys().clone();
         let mut incarnation = [0; 16];
         rand::Rng::fill_bytes(&mut self.random, &mut incarnation);
-        let store = self.workshop.store.clone();
+        let (store, files) = (self.workshop.store.clone(), self.workshop.keys.clone());
         blocking(move || {
-            Ok(store.create_space(keys.space, Incarnation(incarnation), &[(SPACE_KEYS, &keys.encode())])?)
+            let (name, bytes) = files::first_space_file(&files, &keys);
+            Ok(store.create_space(keys.space, Incarnation(incarnation), &[(name, &bytes)])?)
         })
         .await?;
         self.host(core).await

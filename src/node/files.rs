@@ -4,24 +4,22 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
-use syncline_model::{DeviceId, DeviceKey, SpaceId};
+use syncline_model::{ContentKey, DeviceId, DeviceKey, SpaceId};
 use syncline_storage::{FileScope, SmallFiles, StorageError};
+use zeroize::Zeroizing;
 
+use super::key_files::KeyFiles;
 use crate::error::Error;
 use crate::network::Multiaddr;
 use crate::space::SpaceKeys;
 use crate::space::pump::KeyStore;
 
-const DEVICE_KEY: &str = "device.key";
-const LOCAL_KEY: &str = "local.key";
+pub(super) const DEVICE_KEY: &str = "device.key";
+pub(super) const LOCAL_KEY: &str = "local.key";
 const PORT: &str = "port";
 const PEERS: &str = "peers.json";
+/// In a backup as well.
 pub(super) const SPACE_KEYS: &str = "keys";
-
-/// The small files of one space.
-pub(super) fn scope(space: SpaceId) -> FileScope {
-    FileScope::Space(space)
-}
 
 /// Milliseconds since 1970.
 pub(super) fn wall_ms() -> u64 {
@@ -36,28 +34,46 @@ pub(super) struct KnownPeer {
 }
 
 /// The device's key; none when the directory has no device yet.
-pub(super) fn read_device(files: &SmallFiles) -> Result<Option<DeviceKey>, Error> {
-    let Some(bytes) = files.read(FileScope::Node, DEVICE_KEY)? else { return Ok(None) };
-    let seed: [u8; 32] = bytes.try_into().map_err(|_| Error::DamagedFile { what: "the device key" })?;
-    Ok(Some(DeviceKey::from_seed(&seed)))
+pub(super) fn read_device(keys: &KeyFiles) -> Result<Option<DeviceKey>, Error> {
+    let Some(bytes) = keys.read(FileScope::Node, DEVICE_KEY)? else { return Ok(None) };
+    let seed: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| Error::DamagedFile { what: "the device key" })?;
+    Ok(Some(DeviceKey::from_seed(seed)))
 }
 
 /// Makes the directory a device.
-pub(super) fn create_device(files: &SmallFiles, random: &mut impl CryptoRng) -> Result<DeviceKey, Error> {
+pub(super) fn create_device(keys: &KeyFiles, random: &mut impl CryptoRng) -> Result<DeviceKey, Error> {
     let device = DeviceKey::generate(random);
-    files.write_secret(FileScope::Node, DEVICE_KEY, device.seed())?;
+    keys.write(FileScope::Node, DEVICE_KEY, device.seed())?;
     Ok(device)
 }
 
 /// The key that seals what is derived from documents on this device; drawn at the first start.
-pub(super) fn local_key(files: &SmallFiles, random: &mut impl CryptoRng) -> Result<[u8; 32], Error> {
-    if let Some(bytes) = files.read(FileScope::Node, LOCAL_KEY)? {
-        return bytes.try_into().map_err(|_| Error::DamagedFile { what: "the local key" });
+pub(super) fn local_key(keys: &KeyFiles, random: &mut impl CryptoRng) -> Result<ContentKey, Error> {
+    if let Some(bytes) = keys.read(FileScope::Node, LOCAL_KEY)? {
+        let key = bytes.as_slice().try_into().map(ContentKey);
+        return key.map_err(|_| Error::DamagedFile { what: "the local key" });
     }
-    let mut key = [0; 32];
-    random.fill_bytes(&mut key);
-    files.write_secret(FileScope::Node, LOCAL_KEY, &key)?;
+    let key = ContentKey::generate(random);
+    keys.write(FileScope::Node, LOCAL_KEY, &key.0)?;
     Ok(key)
+}
+
+/// What is kept of a space beside its log; None when that is missing.
+pub(super) fn read_space(keys: &KeyFiles, space: SpaceId) -> Result<Option<SpaceKeys>, Error> {
+    let bytes = keys.read(FileScope::Space(space), SPACE_KEYS)?;
+    let decoded = bytes.map(|bytes| SpaceKeys::decode(&bytes)).transpose();
+    decoded.map_err(|_| Error::DamagedFile { what: "the key file of a space" })
+}
+
+/// Replaces what is kept of a space beside its log.
+pub(super) fn write_space(keys: &KeyFiles, space: &SpaceKeys) -> Result<(), StorageError> {
+    keys.write(FileScope::Space(space.space), SPACE_KEYS, &Zeroizing::new(space.encode()))
+}
+
+/// The file with which a space is made, as it stands on the disk.
+pub(super) fn first_space_file(keys: &KeyFiles, space: &SpaceKeys) -> (&'static str, Zeroizing<Vec<u8>>) {
+    let encoded = Zeroizing::new(space.encode());
+    (SPACE_KEYS, keys.stored(FileScope::Space(space.space), SPACE_KEYS, &encoded))
 }
 
 /// The port that an earlier start took.
@@ -88,12 +104,11 @@ pub(super) fn write_peers(files: &SmallFiles, peers: &[KnownPeer]) -> Result<(),
 
 /// A space's keys, as the pump replaces them.
 pub(super) struct SpaceFiles {
-    pub(super) files: SmallFiles,
-    pub(super) space: SpaceId,
+    pub(super) keys: KeyFiles,
 }
 
 impl KeyStore for SpaceFiles {
     fn store(&self, keys: &SpaceKeys) -> Result<(), StorageError> {
-        self.files.write_secret(FileScope::Space(self.space), SPACE_KEYS, &keys.encode())
+        write_space(&self.keys, keys)
     }
 }

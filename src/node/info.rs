@@ -11,6 +11,10 @@ pub struct NodeStatus {
     pub device: String,
     /// The libp2p peer id of the same key.
     pub peer: String,
+    /// The public exchange key, to which secrets for the device are sealed.
+    pub exchange: String,
+    /// The text by which others address the device: its id and exchange key, joined by its signature.
+    pub device_text: String,
     /// The release.
     pub release: String,
     /// Which store keeps the index.

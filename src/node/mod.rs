@@ -5,12 +5,15 @@
 
 pub mod backup;
 mod builder;
+pub mod bytes;
 mod conductor;
 mod files;
 pub mod info;
+mod key_files;
 mod metrics;
 mod passphrase;
 mod scrubbing;
+pub mod tokens;
 pub mod upkeep;
 pub mod verification;
 mod workshop;
@@ -20,8 +23,8 @@ use std::time::Instant;
 
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
-use syncline_model::{DeviceId, DeviceKey, SpaceId, Strings, Ticket};
-use syncline_storage::{IndexKind, SmallFiles};
+use syncline_model::{DeviceId, DeviceKey, DeviceText, SpaceId, Strings, Ticket};
+use syncline_storage::IndexKind;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use builder::NodeBuilder;
@@ -29,7 +32,9 @@ pub use builder::NodeBuilder;
 pub(crate) use self::conductor::Notice;
 use self::conductor::{Command, SpaceEntry};
 use self::info::{CreatedSpace, NodeStatus, SpaceStatus, Standing, TrafficInfo, strings_name};
+use self::key_files::KeyFiles;
 use self::scrubbing::Scrubbing;
+use self::tokens::Tokens;
 use crate::error::Error;
 use crate::network::{Multiaddr, Network, PeerInfo};
 use crate::space::Space;
@@ -43,12 +48,13 @@ pub struct Node {
 struct Inner {
     device: DeviceKey,
     index: IndexKind,
-    files: SmallFiles,
+    keys: KeyFiles,
     /// Checks run one after another.
     checking: Arc<Semaphore>,
     /// So do backups, but for a few.
     backups: Arc<Semaphore>,
     scrubbing: Mutex<Option<Scrubbing>>,
+    tokens: Arc<Tokens>,
     started: Instant,
     network: Option<Network>,
     registry: Mutex<Registry>,
@@ -71,6 +77,11 @@ impl Node {
     /// This device.
     pub fn device(&self) -> DeviceId {
         self.inner.device.id()
+    }
+
+    /// The text by which others address this device: its id and exchange key, joined by its signature.
+    pub fn device_text(&self) -> DeviceText {
+        DeviceText::new(&self.inner.device)
     }
 
     /// The libp2p peer id of the same key.
@@ -150,9 +161,12 @@ impl Node {
     /// How the node is doing.
     pub async fn status(&self) -> NodeStatus {
         let connected = |peer: &PeerInfo| peer.connections > 0;
+        let text = self.device_text();
         NodeStatus {
             device: self.device().to_string(),
             peer: self.peer_id(),
+            exchange: text.exchange().to_string(),
+            device_text: text.to_string(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
             index: self.inner.index.name().to_owned(),
             uptime_ms: self.inner.started.elapsed().as_millis() as u64,

@@ -6,9 +6,11 @@ use syncline_model::SpaceId;
 pub use syncline_storage::{AuthorRange, RepairReport};
 use syncline_storage::{IndexKind, OpenOptions, Progress, Store};
 
-use super::files::{self, SPACE_KEYS};
+use super::files;
+use super::key_files::KeyFiles;
+pub use super::key_files::{PassphraseChange, change_passphrase, has_passphrase};
+pub use super::passphrase::Passphrase;
 use crate::error::Error;
-use crate::space::SpaceKeys;
 
 /// What a repair did to one space.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,25 +36,31 @@ pub fn convert_index(directory: &Path, to: IndexKind, progress: &mut dyn FnMut(P
 /// Makes the index of one space, by name or id, or of all spaces anew from their logs, leaving out what is damaged.
 ///
 /// Damaged stretches of the logs give their room back. The documents are made anew at the next start, and what is
-/// missing is fetched at the next contact with a peer that holds it.
+/// missing is fetched at the next contact with a peer that holds it. Spaces have their names only if the keys of the
+/// directory are under no passphrase or it is given; nothing else needs it.
 ///
 /// # Errors
 /// When a process uses the directory, there is none, the space is not in it, or the disk fails.
 pub fn repair(
     directory: &Path,
     space: Option<&str>,
+    passphrase: Option<&Passphrase>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<RepairedSpace>, Error> {
     let store = Store::open(directory, OpenOptions::default(), progress)?;
+    let keys = match KeyFiles::open(store.files(), passphrase) {
+        Err(Error::KeysLocked) => None,
+        keys => Some(keys?),
+    };
     let mut wanted = Vec::new();
     for id in store.spaces()? {
-        let name = space_name(&store, id)?;
+        let name = space_name(keys.as_ref(), id);
         if space.is_none_or(|asked| asked == name || asked == id.to_string()) {
             wanted.push((id, name));
         }
     }
     if let Some(asked) = space.filter(|_| wanted.is_empty()) {
-        let names = store.spaces()?.into_iter().map(|id| space_name(&store, id)).collect::<Result<Vec<_>, _>>()?;
+        let names = store.spaces()?.into_iter().map(|id| space_name(keys.as_ref(), id)).collect::<Vec<_>>();
         return Err(Error::unknown_space(asked, names.iter().map(String::as_str)));
     }
     let mut repaired = Vec::with_capacity(wanted.len());
@@ -63,9 +71,8 @@ pub fn repair(
     Ok(repaired)
 }
 
-/// The name that a space has on this device; its id when its key file is missing or damaged.
-fn space_name(store: &Store, space: SpaceId) -> Result<String, Error> {
-    let keys = store.files().read(files::scope(space), SPACE_KEYS)?;
-    let name = keys.and_then(|bytes| SpaceKeys::decode(&bytes).ok()).map(|keys| keys.name);
-    Ok(name.unwrap_or_else(|| space.to_string()))
+/// The name that a space has on this device; its id when its key file is missing, damaged or sealed.
+fn space_name(keys: Option<&KeyFiles>, space: SpaceId) -> String {
+    let kept = keys.and_then(|keys| files::read_space(keys, space).ok().flatten());
+    kept.map_or_else(|| space.to_string(), |kept| kept.name)
 }

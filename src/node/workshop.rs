@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 
 use super::builder::report;
 use super::conductor::Notice;
-use super::files::{self, SPACE_KEYS, SpaceFiles};
+use super::files::{self, SpaceFiles};
+use super::key_files::KeyFiles;
 use crate::error::Error;
 use crate::network::Network;
 use crate::space::pump::{self, Link, Surroundings};
@@ -20,6 +21,7 @@ use crate::space::{SpaceCore, SpaceKeys, SpaceReplica};
 #[derive(Clone)]
 pub(super) struct Workshop {
     pub(super) store: Arc<Store>,
+    pub(super) keys: KeyFiles,
     pub(super) device: DeviceKey,
     pub(super) local_key: ContentKey,
     pub(super) network: Option<Network>,
@@ -49,9 +51,7 @@ impl Workshop {
 
     /// What is kept of a space beside its log; None when that is missing.
     pub(super) fn space_keys(&self, space: SpaceId) -> Result<Option<SpaceKeys>, Error> {
-        let bytes = self.store.files().read(files::scope(space), SPACE_KEYS)?;
-        let keys = bytes.map(|bytes| SpaceKeys::decode(&bytes)).transpose();
-        keys.map_err(|_| Error::DamagedFile { what: "the key file of a space" })
+        files::read_space(&self.keys, space)
     }
 
     pub(super) fn start_pump(
@@ -70,7 +70,7 @@ impl Workshop {
         let surroundings = Surroundings {
             network: self.network.clone(),
             runtime: self.runtime.clone(),
-            keys: Box::new(SpaceFiles { files: self.store.files(), space }),
+            keys: Box::new(SpaceFiles { keys: self.keys.clone() }),
             notices,
             started: self.started,
             random,

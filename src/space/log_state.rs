@@ -281,7 +281,10 @@ impl Replica for LogState {
 
     fn begins_by_itself(&self, run: &VerifiedRun) -> bool {
         let first = run.operation(1).filter(|operation| operation.kind == Kind::MEMBERSHIP);
-        first.is_some_and(|operation| self.membership().is_takeover(&run.author(), run.payload(operation)))
+        first.is_some_and(|operation| {
+            let (author, payload) = (run.author(), run.payload(operation));
+            self.admission.begins_with_takeover(&author, payload, &operation.dependencies)
+        })
     }
 
     fn worth(&self, author: &DeviceId) -> u64 {

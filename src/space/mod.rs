@@ -22,6 +22,8 @@ mod opening;
 pub(crate) mod pump;
 pub mod replica;
 mod steward;
+#[cfg(test)]
+mod tests;
 
 pub use self::core::{Clock, SpaceCore, WriteError};
 pub use handle::{Space, Watch};

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use syncline_model::SpaceId;
 
-use self::format::{FORMAT_FILE, check_format, write_format};
+use self::format::{FORMAT_FILE, check_format, mark_index, mark_keys_sealed};
 use crate::disk::{Access, Disk, FileDisk};
 use crate::error::StorageError;
 use crate::index::{Batch, Index, IndexError, IndexKind, RedbIndex, SledIndex, SpaceIndex, remove_range};
@@ -133,7 +133,7 @@ impl Store {
         }
         store.flush()?;
         drop(store);
-        write_format(&*disk, to)?;
+        mark_index(&*disk, to)?;
         remove_directory_if_there(&*disk, index_directory(from))?;
         Ok(from)
     }
@@ -164,6 +164,12 @@ impl Store {
             }
             _ => Ok(store),
         }
+    }
+
+    /// Marks the directory as one whose key files are sealed under a passphrase, which releases that know of none then
+    /// refuse, or takes the mark away.
+    pub fn mark_keys_sealed(&self, sealed: bool) -> Result<(), StorageError> {
+        mark_keys_sealed(&*self.disk, sealed)
     }
 
     /// The spaces stored here, sorted.

@@ -81,6 +81,9 @@ impl Engine {
                         self.announce_later(cx, author, last);
                     }
                 }
+            } else if cx.replica.worth(&author) == 0 {
+                // It is known by now, and what it writes is of no use.
+                self.strangers.take_author(&author);
             }
         }
         self.drain_gaps(cx);

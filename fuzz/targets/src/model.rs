@@ -2,10 +2,12 @@
 //!
 //! As everywhere here, a target tells whether the bytes were well-formed, so that its assertions were reached.
 
-use syncline_model::membership::{Admit, KeyDelivery, Record};
+use syncline_model::bytes::{SEALED_BYTES_OVERHEAD, open_bytes};
+use syncline_model::membership::{Admit, Facts, KeyDelivery, Record};
 use syncline_model::payload::Transaction;
-use syncline_model::membership::Facts;
-use syncline_model::{Admission, Header, Run, RunSummary, SpaceId, Ticket};
+use syncline_model::{
+    Admission, BytesSignature, DeviceKey, DeviceText, Header, Run, RunSummary, SpaceId, Ticket,
+};
 
 /// The space of the runs in the corpus, which come from the model's golden files.
 pub const SPACE: SpaceId = SpaceId([
@@ -78,6 +80,33 @@ pub fn ticket(bytes: &[u8]) -> bool {
     let Ok(ticket) = text.parse::<Ticket>() else { return false };
     assert_eq!(ticket.to_string(), text.trim().to_ascii_lowercase());
     true
+}
+
+/// A device text, as a person pastes it; white space in it does not matter.
+pub fn device_text(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    let Ok(device) = text.parse::<DeviceText>() else { return false };
+    assert_eq!(device.to_string(), without_space(text));
+    true
+}
+
+/// Bytes of a person's own: sealed for the device of the golden files, or the text of a signature.
+pub fn own_bytes(bytes: &[u8]) -> bool {
+    if let Ok(opened) = open_bytes(&DeviceKey::from_seed(&[1; 32]), bytes) {
+        assert_eq!(opened.len() + SEALED_BYTES_OVERHEAD, bytes.len());
+        return true;
+    }
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    let Ok(signature) = text.parse::<BytesSignature>() else { return false };
+    assert_eq!(signature.to_string(), without_space(text));
+    let device = signature.device();
+    let (right, wrong) = (signature.verify(&device, b"a letter"), signature.verify(&device, b"another"));
+    assert!(right.is_err() || wrong.is_err());
+    true
+}
+
+fn without_space(text: &str) -> String {
+    text.trim().to_ascii_lowercase().split_ascii_whitespace().collect()
 }
 
 /// A run's summary, from the index; and what admission makes of it.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
 use rand_core::{TryCryptoRng, TryRng};
+use syncline_model::bytes::{open_bytes, seal_bytes};
 use syncline_model::keys::{WrappedSecret, open, seal};
 use syncline_model::membership::{
     Admit, Certificate, Cut, Genesis, KeyDelivery, Record, Statement, Takeover, invitation_tag,
@@ -13,8 +14,8 @@ use syncline_model::membership::{
 use syncline_model::payload::{Action, Entry, Lineage, Transaction};
 use syncline_model::run::RunBuilder;
 use syncline_model::{
-    ContentKey, Dependency, DeviceId, DeviceKey, ForkProof, Header, Kind, OperationId, ReplicationSecret, Role, Run,
-    RunSummary, SpaceId, Strings, Ticket, VerifiedRun, VersionVector, branch_log,
+    BytesSignature, ContentKey, Dependency, DeviceId, DeviceKey, DeviceText, ForkProof, Header, Kind, OperationId,
+    ReplicationSecret, Role, Run, RunSummary, SpaceId, Strings, Ticket, VerifiedRun, VersionVector, branch_log,
 };
 
 /// Set it to write the files anew.
@@ -311,6 +312,14 @@ fn membership(goldens: &mut Goldens) {
     let ticket = Ticket::new(space(), "notes", Role::Writer, 1_800_000_000_000, &device(5), device(1).id(), addresses);
     let parse = |text: &[u8]| str::from_utf8(text).unwrap().parse::<Ticket>();
     goldens.writes("ticket", &ticket, ticket.to_string().as_bytes(), parse);
+    let text = DeviceText::new(&device(1));
+    let parse = |text: &[u8]| str::from_utf8(text).unwrap().parse::<DeviceText>();
+    goldens.writes("device-text", &text, text.to_string().as_bytes(), parse);
+    let sealed = seal_bytes(&text, b"a letter", &mut Fixed(9)).unwrap();
+    goldens.writes("sealed-bytes", &b"a letter".to_vec(), &sealed, |bytes| open_bytes(&device(1), bytes));
+    let signature = BytesSignature::sign(&device(1), b"a letter").unwrap();
+    let parse = |text: &[u8]| str::from_utf8(text).unwrap().parse::<BytesSignature>();
+    goldens.writes("signature-of-bytes", &signature, signature.to_string().as_bytes(), parse);
 }
 
 fn names(goldens: &mut Goldens) {

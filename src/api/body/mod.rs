@@ -2,12 +2,15 @@
 //!
 //! These types are the stable face of the API: fields are added, never renamed or removed.
 
+mod bytes;
 mod documents;
 mod node;
 mod spaces;
+mod tokens;
 mod transaction;
 mod verify;
 
+pub use bytes::{SignedBytes, VerifiedBytes};
 pub use documents::{
     BlockedChange, Carrier, Change, ChangePage, ConflictChoice, ConflictPage, ConflictPlace, DocumentConflicts,
     DocumentList, HistoryItem, HistoryPage, ListedDocument, Watching, Written, WrittenDocument,
@@ -18,5 +21,6 @@ pub use node::{
 pub use spaces::{
     CreatedSpace, Invitation, InvitationRequest, InvitedRole, JoinRequest, MemberList, NewSpace, SpaceList, StringsName,
 };
+pub use tokens::{CreatedToken, Token, TokenList, TokenRequest, TokenScope};
 pub use transaction::{Operation, TransactionRequest};
 pub use verify::{DifferingDocument, DocumentsReport, Findings, OperationRange, VerifyEvent, VerifyReport};

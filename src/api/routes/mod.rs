@@ -1,9 +1,11 @@
 //! What each resource does: input to library call to answer, nothing else.
 
+pub(super) mod bytes;
 pub(super) mod changes;
 pub(super) mod documents;
 pub(super) mod node;
 pub(super) mod spaces;
+pub(super) mod tokens;
 pub(super) mod upkeep;
 
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! syncline data directory
-//! format <number>
+//! format <number>           1, or 2 while key files are sealed under a passphrase
 //! index <name>              unless it is sled
 //! ```
 //!
@@ -17,8 +17,12 @@ use crate::error::StorageError;
 use crate::index::IndexKind;
 use crate::small_files::{read_whole, write_whole};
 
-/// Format of the data directory that this release writes, and the newest that it knows.
+/// Format of the data directory that this release writes.
 const FORMAT: u32 = 1;
+/// The same with key files sealed under a passphrase: releases that know none would take those files for damaged.
+const FORMAT_WITH_SEALED_KEYS: u32 = 2;
+/// The newest format that this release knows.
+const NEWEST_FORMAT: u32 = FORMAT_WITH_SEALED_KEYS;
 /// The oldest format that this release opens.
 const OLDEST_FORMAT: u32 = 1;
 pub(super) const FORMAT_FILE: &str = "format";
@@ -54,9 +58,13 @@ impl Marker {
         let title = lines.next();
         let format = lines.next().and_then(|line| line.strip_prefix(FORMAT_LINE)).and_then(|line| line.parse().ok());
         let format = format.filter(|format| *format > 0 && title == Some(TITLE)).ok_or_else(unreadable)?;
-        if format > FORMAT {
+        if format > NEWEST_FORMAT {
             // What else it says is for newer releases.
-            return Err(StorageError::NewerFormat { what: "the data directory".into(), found: format, known: FORMAT });
+            return Err(StorageError::NewerFormat {
+                what: "the data directory".into(),
+                found: format,
+                known: NEWEST_FORMAT,
+            });
         }
         let index = match lines.next() {
             None => IndexKind::Sled,
@@ -78,16 +86,29 @@ impl Marker {
 /// the index.
 pub(super) fn check_format(disk: &dyn Disk, new: IndexKind) -> Result<IndexKind, StorageError> {
     let Some(bytes) = read_whole(disk, FORMAT_FILE)? else {
-        return write_format(disk, new).map(|()| new);
+        Marker { format: FORMAT, index: new }.write(disk)?;
+        return Ok(new);
     };
     let marker = Marker::parse(bytes)?;
     migrate(disk, marker, OLDEST_FORMAT, &MIGRATIONS)?;
     Ok(marker.index)
 }
 
-/// Marks a directory of the present format.
-pub(super) fn write_format(disk: &dyn Disk, index: IndexKind) -> Result<(), StorageError> {
-    Marker { format: FORMAT, index }.write(disk)
+/// Marks a directory whose index is of another kind now.
+pub(super) fn mark_index(disk: &dyn Disk, index: IndexKind) -> Result<(), StorageError> {
+    Marker { index, ..read_marker(disk)? }.write(disk)
+}
+
+/// Marks a directory whose key files are sealed, or are so no more.
+pub(super) fn mark_keys_sealed(disk: &dyn Disk, sealed: bool) -> Result<(), StorageError> {
+    let marker = read_marker(disk)?;
+    let format = if sealed { FORMAT_WITH_SEALED_KEYS } else { FORMAT };
+    if marker.format == format { Ok(()) } else { Marker { format, ..marker }.write(disk) }
+}
+
+fn read_marker(disk: &dyn Disk) -> Result<Marker, StorageError> {
+    let absent = || StorageError::Unreadable { path: FORMAT_FILE.to_owned(), reason: "it is missing" };
+    Marker::parse(read_whole(disk, FORMAT_FILE)?.ok_or_else(absent)?)
 }
 
 fn migrate(disk: &dyn Disk, found: Marker, oldest: u32, migrations: &[Migration]) -> Result<(), StorageError> {
@@ -164,12 +185,27 @@ mod tests {
     }
 
     #[test]
+    fn sealed_keys_are_marked_and_the_index_may_change_meanwhile() {
+        let disk = MemoryDisk::new();
+        let text = || String::from_utf8(read_whole(&disk, FORMAT_FILE).unwrap().unwrap()).unwrap();
+        check_format(&disk, IndexKind::Redb).unwrap();
+        mark_keys_sealed(&disk, true).unwrap();
+        assert_eq!(text(), "syncline data directory\nformat 2\nindex redb\n");
+        mark_index(&disk, IndexKind::Sled).unwrap();
+        assert_eq!(text(), "syncline data directory\nformat 2\n");
+        assert_eq!(check_format(&disk, IndexKind::Redb).unwrap(), IndexKind::Sled);
+        assert_eq!(text(), "syncline data directory\nformat 2\n");
+        mark_keys_sealed(&disk, false).unwrap();
+        assert_eq!(text(), "syncline data directory\nformat 1\n");
+    }
+
+    #[test]
     fn a_newer_directory_is_refused_and_left_as_it_is() {
         let disk = MemoryDisk::new();
-        let text = format!("{TITLE}\n{FORMAT_LINE}{}\nsomething new\n", FORMAT + 1);
+        let text = format!("{TITLE}\n{FORMAT_LINE}{}\nsomething new\n", NEWEST_FORMAT + 1);
         write_whole(&disk, "", FORMAT_FILE, text.as_bytes(), Access::Default).unwrap();
         let error = check_format(&disk, IndexKind::Sled).unwrap_err();
-        assert!(matches!(error, StorageError::NewerFormat { found, .. } if found == FORMAT + 1), "{error}");
+        assert!(matches!(error, StorageError::NewerFormat { found, .. } if found == NEWEST_FORMAT + 1), "{error}");
         assert_eq!(read_whole(&disk, FORMAT_FILE).unwrap().unwrap(), text.as_bytes());
         for wrong in ["", "something else\nformat 1\n", "syncline data directory\nformat 0\n"] {
             let error = Marker::parse(wrong.as_bytes().to_vec()).unwrap_err();

@@ -62,9 +62,9 @@ fn a_newer_format_is_refused_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     drop(open(directory.path()).unwrap());
     let marker = directory.path().join("format");
-    fs::write(&marker, "syncline data directory\nformat 2\n").unwrap();
+    fs::write(&marker, "syncline data directory\nformat 3\n").unwrap();
     let error = open(directory.path()).unwrap_err();
-    assert!(error.to_string().contains("has format 2, this release knows up to 1: update Syncline"), "{error}");
+    assert!(error.to_string().contains("has format 3, this release knows up to 2: update Syncline"), "{error}");
     for text in ["", "format 1", "other\nformat 1\n", "syncline data directory\nformat 0\n"] {
         fs::write(&marker, text).unwrap();
         assert!(matches!(open(directory.path()), Err(StorageError::Unreadable { .. })), "{text:?}");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use syncline::documents::{ConflictScope, Edit, Pointer, Query, Step};
-use syncline::space::WriteError;
+use syncline::space::{Act, WriteError};
 use syncline_model::{DeviceKey, DocumentKey, Role, Strings, Ticket};
 
 use crate::happening::Happening;
@@ -129,6 +129,38 @@ impl World {
         }
     }
 
+    fn govern(&mut self, space: usize, act: Act) {
+        let (steward, token) = (self.plan().spaces[space].steward, self.number());
+        self.tell_space(steward, space, SpaceInput::Govern { token, act });
+    }
+
+    /// Removes somebody who does not write: what others were told stays as it was.
+    ///
+    /// A removal closes invitations, so it waits until all have come.
+    fn remove_somebody(&mut self, space: usize, choices: &mut Choices) {
+        let plan = &self.surroundings.clone().plan.spaces[space];
+        let Some(hosted) = self.hosted(plan.steward, space) else { return };
+        let membership = hosted.replica.core().state().membership();
+        if plan.members.keys().any(|member| !membership.knows(&self.surroundings.ids[*member])) {
+            return;
+        }
+        let removable = plan.members.iter().filter(|(number, member)| !member.role.writes() && !self.plan().lies(**number));
+        let removable: Vec<usize> = removable.map(|(number, _)| *number).collect();
+        if let Some(removed) = removable.get(choices.below(removable.len().max(1) as u64) as usize) {
+            let id = self.surroundings.ids[*removed];
+            if membership.role(&id).is_some() {
+                self.govern(space, Act::Remove { devices: vec![id] });
+            }
+        }
+    }
+
+    /// Whether the steward has removed a device.
+    pub(crate) fn is_removed(&self, number: usize, space: usize) -> bool {
+        let steward = self.hosted(self.plan().spaces[space].steward, space);
+        let id = self.surroundings.ids[number];
+        steward.is_some_and(|hosted| hosted.replica.core().state().membership().is_removed(&id))
+    }
+
     /// The steward hears what became of an act.
     pub(crate) fn governed(&mut self, space: usize, token: u64, outcome: Result<(), WriteError>) {
         let steward = self.plan().spaces[space].steward;
@@ -155,6 +187,8 @@ impl World {
         let may_write = refusal == Refusal::Never || choices.chance(30);
         let turn = &mut Turn { device, space, refusal, choices: &mut choices };
         match action.kind {
+            ActionKind::Rotate => self.govern(space, Act::Rotate),
+            ActionKind::Remove => self.remove_somebody(space, turn.choices),
             ActionKind::Watch => self.open_stream(device, space, turn.choices),
             ActionKind::ReadOwnWrite => self.read_own_write(turn),
             ActionKind::Read => self.read(turn),

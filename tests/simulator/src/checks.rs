@@ -27,7 +27,7 @@ const UNWRITTEN_SLACK_RUNS: usize = 4096;
 
 impl World {
     /// One replica of a device that runs.
-    fn hosted(&self, number: usize, space: usize) -> Option<&Hosted> {
+    pub(crate) fn hosted(&self, number: usize, space: usize) -> Option<&Hosted> {
         self.devices[number].running.as_ref()?.hosted.get(&space)
     }
 
@@ -153,6 +153,9 @@ impl World {
         let (plan, mut first) = (&self.plan().spaces[space], None);
         for (number, member) in plan.members.iter().filter(|(number, _)| !self.plan().lies(**number)) {
             let number = *number;
+            if self.is_removed(number, space) {
+                continue;
+            }
             let Some(hosted) = self.hosted(number, space) else { return Some(format!("#{number} does not run")) };
             let state = hosted.replica.core().state();
             if state.role() != Some(member.role) {
@@ -250,8 +253,9 @@ impl World {
         for (space, members) in plan.spaces.iter().map(|space| &space.members).enumerate() {
             self.ledgers[space].shown.clear();
             self.ledgers[space].feeds.clear();
-            for device in members.keys().filter(|device| !plan.lies(**device)) {
-                self.ask_everything(*device, space);
+            let present = members.keys().filter(|device| !plan.lies(**device) && !self.is_removed(**device, space));
+            for device in present.copied().collect::<Vec<_>>() {
+                self.ask_everything(device, space);
             }
         }
         self.run_until_answered()?;
@@ -272,6 +276,26 @@ impl World {
             }
             shown.retain(|number, _| plan.spaces[space].role(*number) != Some(Role::Relay));
             self.ledgers[space].shown = shown;
+        }
+        Ok(())
+    }
+
+    /// A removed device has no key of an epoch that began with its removal or later.
+    fn check_removed(&mut self, space: usize) -> Result<(), Violation> {
+        let members: Vec<usize> = self.plan().spaces[space].members.keys().copied().collect();
+        for number in members {
+            if !self.is_removed(number, space) {
+                continue;
+            }
+            let steward = self.hosted(self.plan().spaces[space].steward, space);
+            let present = steward.map(|hosted| hosted.replica.core().state().membership().epoch());
+            let Some(hosted) = self.hosted(number, space) else { continue };
+            let keys = hosted.replica.core().state().keys();
+            let latest = keys.content.keys().chain(keys.replication.keys()).max().copied();
+            if latest >= present {
+                return Err(Violation(format!("#{number} was removed and has the keys of epoch {latest:?}")));
+            }
+            self.trace.count(Happening::CheckedRemoved, 1);
         }
         Ok(())
     }
@@ -312,6 +336,7 @@ impl World {
 
     fn check_outcome_of(&mut self, space: usize) -> Result<(), Violation> {
         self.check_unentitled(space)?;
+        self.check_removed(space)?;
         if self.plan().seed.is_multiple_of(VERIFIED_EVERY) {
             self.check_logs(space)?;
         }
@@ -357,7 +382,8 @@ impl World {
         let author = self.surroundings.ids[tried.device];
         let expected =
             self.ledgers[space].logs.get(&tried.device).and_then(|log| log.get(sequence as usize - 1)).copied();
-        for number in self.plan().spaces[space].members.keys().filter(|number| !self.plan().lies(**number)) {
+        let members = self.plan().spaces[space].members.keys();
+        for number in members.filter(|number| !self.plan().lies(**number) && !self.is_removed(**number, space)) {
             let state = self.hosted(*number, space).map(|hosted| hosted.replica.core().state());
             let held = state.and_then(|state| state.prefix_at(&author, sequence));
             let admitted = state.map_or(0, |state| state.admission().admitted().sequence(&author));

@@ -65,6 +65,7 @@ happenings! {
     KeysStored "keys stored" required;
     Invited "invitation made" required;
     Governed "epoch begun or member removed" required;
+    CheckedRemoved "removed device has no later key" required;
     RequestSent "request sent" required;
     RequestServed "request arrives" required;
     RequestAnswered "request answered" required;

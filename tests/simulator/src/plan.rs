@@ -27,6 +27,10 @@ pub(crate) const MILLISECOND_US: u64 = 1_000;
 const FAULT_FREE_EVERY: u64 = 5;
 /// Ten years in milliseconds: how far a wrong clock may be off in both directions.
 const SKEW_MS_MAX: u64 = 10 * 365 * 24 * 3600 * 1000;
+/// Most governing acts in one run.
+const GOVERNING_ACTS_MAX: u64 = 4;
+/// Their indices begin where no other action's are.
+const GOVERNING_INDEX: u64 = 1 << 32;
 /// Longer than any run.
 const NEVER_MS: u64 = 1 << 40;
 /// The seeds of large runs, of at least [`LARGE_OPERATIONS`] operations each.
@@ -69,6 +73,10 @@ pub(crate) enum ActionKind {
     Watch,
     Read,
     ReadOwnWrite,
+    /// The steward begins an epoch.
+    Rotate,
+    /// The steward removes somebody who does not write.
+    Remove,
 }
 
 /// Everything that a seed decides before the run begins.
@@ -169,6 +177,8 @@ impl Plan {
         }
         let actions = if large { LARGE_BULKS } else { choices.between(30, 60) + 20 * count as u64 };
         plan.actions = (0..actions).filter_map(|index| plan.draw_action(index, large)).collect();
+        let acts = (0..GOVERNING_ACTS_MAX).filter_map(|index| plan.draw_governing(index));
+        plan.actions.extend(acts.collect::<Vec<_>>());
         plan.actions.retain(|action| {
             !reduction.actions.contains(&action.index)
                 && plan.spaces[action.space].members.contains_key(&action.device)
@@ -204,6 +214,17 @@ impl Plan {
             _ => ActionKind::Read,
         };
         Some(PlannedAction { index, at_us, device, space, kind })
+    }
+
+    /// What the steward of a space does for it, in one run of three.
+    fn draw_governing(&self, number: u64) -> Option<PlannedAction> {
+        let mut choices = Choices::new(self.seed, "governing", number);
+        let governed = Choices::new(self.seed, "governed", 0).below(3) == 0 && choices.chance(60);
+        let space = choices.below(self.spaces.len() as u64) as usize;
+        let at_us = choices.below(self.horizon_us);
+        let kind = if choices.chance(50) { ActionKind::Rotate } else { ActionKind::Remove };
+        let (index, device) = (GOVERNING_INDEX + number, self.spaces[space].steward);
+        governed.then_some(PlannedAction { index, at_us, device, space, kind })
     }
 
     /// The spaces that a device would be in if nothing were left out.
