@@ -263,7 +263,13 @@ impl Error {
             | Self::BadRole => ErrorKind::Invalid,
             Self::Document(error) => document_kind(error),
             Self::Write(WriteError::TooLarge) => ErrorKind::TooLarge,
-            Self::Write(WriteError::NotAdmitted | WriteError::NoKey | WriteError::Recovering | WriteError::Storage) => {
+            Self::Write(
+                WriteError::NotAdmitted
+                | WriteError::NoKey
+                | WriteError::Recovering
+                | WriteError::BegunAnew
+                | WriteError::Storage,
+            ) => {
                 ErrorKind::Unavailable
             }
             Self::Write(_) => ErrorKind::Forbidden,

@@ -17,6 +17,7 @@
 //! what was admitted already, the fold [is outdated](Admission::is_outdated) and begins again with what is known by
 //! then.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -28,7 +29,7 @@ use crate::membership::{Facts, Membership, MembershipError, Place};
 use crate::operation::{Dependency, Kind};
 use crate::planted::{Bug, planted};
 use crate::summary::{OperationSummary, RunSummary};
-use crate::vector::VersionVector;
+use crate::vector::{VectorEntry, VersionVector};
 
 /// An operation that now counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +118,8 @@ pub struct Admission {
     refused: BTreeMap<DeviceId, (u64, Refusal)>,
     /// How many of the resolved heads have been let in, by their place in the membership's list.
     resolved: BTreeSet<usize>,
+    /// Author → where its fork is, and the operation before it.
+    before_forks: BTreeMap<DeviceId, (u64, OperationId)>,
     outdated: bool,
 }
 
@@ -135,6 +138,7 @@ impl Admission {
             waiters: BTreeSet::new(),
             refused: BTreeMap::new(),
             resolved: BTreeSet::new(),
+            before_forks: BTreeMap::new(),
             outdated: false,
         }
     }
@@ -261,13 +265,10 @@ impl Admission {
     /// Up to where a log is worth holding: without end for members and strangers, up to its limit, or what others built
     /// on or lack, for those whose log was cut.
     pub fn worth(&self, author: &DeviceId) -> u64 {
-        if !self.membership.knows(author) {
+        if !self.membership.is_limited(author) {
             return u64::MAX;
         }
         let limit = self.membership.limit(author);
-        if limit == u64::MAX {
-            return limit;
-        }
         let lacked = self.lacks.values().filter_map(|lack| match lack {
             Lack::Operation(of, sequence) if of == author => Some(*sequence),
             _ => None,
@@ -282,9 +283,7 @@ impl Admission {
     /// builds on its author's admission.
     pub fn dependencies(&self, author: DeviceId) -> (Vec<Dependency>, bool) {
         let written = self.admitted.sequence(&author);
-        // What is admitted beyond a limit, and of branches, is so because others built on it: they cover it.
-        let by_itself = |log: &DeviceId, sequence: u64| sequence <= self.membership.limit(log);
-        let mut heads = self.causality.heads(author, written, &self.admitted, &by_itself);
+        let mut heads = self.causality.heads(author, written, &self.counting_by_itself());
         let overflow = heads.len() > DEPENDENCIES_MAX;
         if overflow {
             // What decides how the operation itself counts comes first.
@@ -300,6 +299,33 @@ impl Admission {
         heads.truncate(DEPENDENCIES_MAX);
         heads.sort_unstable();
         (heads, overflow)
+    }
+
+    /// How far each log is admitted by itself: what is admitted beyond a limit, and of branches, is so because others
+    /// built on it, and they cover it.
+    fn counting_by_itself(&self) -> Cow<'_, VersionVector> {
+        let over = |log: &DeviceId, sequence: u64| sequence > self.membership.limit(log);
+        let beyond = self.admitted.iter().filter(|(log, entry)| over(log, entry.sequence));
+        let beyond: Vec<DeviceId> = beyond.map(|(log, _)| *log).collect();
+        let mut counting = Cow::Borrowed(&self.admitted);
+        for log in beyond {
+            let entry = self.last_by_itself(&log);
+            counting.to_mut().replace(log, entry);
+        }
+        counting
+    }
+
+    /// The last operation of a log that counts by itself, where others built on later ones.
+    fn last_by_itself(&self, log: &DeviceId) -> Option<VectorEntry> {
+        let sequence = self.membership.limit(log);
+        let cut = self.membership.cuts().get(log).filter(|cut| cut.sequence == sequence).map(|cut| cut.id);
+        let id = cut.or_else(|| self.before_fork(log).filter(|_| self.membership.forks()[log] == sequence + 1))?;
+        (sequence > 0).then_some(VectorEntry { base: 1, sequence, id })
+    }
+
+    /// The operation before an author's fork.
+    pub fn before_fork(&self, author: &DeviceId) -> Option<OperationId> {
+        self.before_forks.get(author).map(|(_, id)| *id)
     }
 
     /// How many records `author`'s next operation says that it knows.
@@ -391,12 +417,16 @@ impl Admission {
         };
         self.logs.insert(log, Log { base, parent, sound: base, ..Log::new(author) });
         self.branches.entry(author).or_default().push(log);
-        self.note_fork(author, base + 1);
+        self.note_fork(author, base + 1, summary.previous);
         true
     }
 
     /// Takes note that an author has two operations at `sequence`.
-    fn note_fork(&mut self, author: DeviceId, sequence: u64) {
+    fn note_fork(&mut self, author: DeviceId, sequence: u64, before: OperationId) {
+        let known = self.before_forks.entry(author).or_insert((sequence, before));
+        if sequence < known.0 {
+            *known = (sequence, before);
+        }
         if self.membership.add_fork(author, sequence) && self.sound(&author) >= sequence {
             self.outdated = true;
         }
@@ -427,6 +457,8 @@ impl Admission {
                 }
                 open.extend(self.waiters_between(Lack::Records(0), Lack::Records(records)));
                 let author = self.logs[&log].author;
+                // Who lacks an operation beyond the author's own log may find it on a branch.
+                open.extend(self.waiters_between(Lack::Operation(author, 0), Lack::Operation(author, reached)));
                 let (least, most) = (OperationId([0; 32]), OperationId([u8::MAX; 32]));
                 let any = (Lack::Branch(author, 0, least), Lack::Branch(author, u64::MAX, most));
                 open.extend(self.waiters_between(any.0, any.1));
@@ -466,7 +498,7 @@ impl Admission {
                 break;
             };
             let (author, sequence) = (held.author, held.sound + 1);
-            let builds_on = match self.check(&log, held, &held.waiting[0]) {
+            let builds_on = match self.check(held, &held.waiting[0]) {
                 Ok(builds_on) => builds_on,
                 Err(Obstacle::Lacks(lack)) => {
                     self.set_lack(log, Some(lack));
@@ -585,7 +617,7 @@ impl Admission {
     }
 
     /// The positions in held logs that an operation builds on, or why it is not sound (yet).
-    fn check(&self, log: &DeviceId, held: &Log, operation: &OperationSummary) -> Result<Vec<Dependency>, Obstacle> {
+    fn check(&self, held: &Log, operation: &OperationSummary) -> Result<Vec<Dependency>, Obstacle> {
         let (author, sequence) = (held.author, held.sound + 1);
         let mut builds_on = Vec::with_capacity(operation.dependencies.len());
         for dependency in &operation.dependencies {
@@ -595,13 +627,11 @@ impl Admission {
                 Err(lack) => return Err(Obstacle::Lacks(lack)),
             }
         }
-        if sequence == held.base + 1 && *log != author {
-            if let Some(parent) = held.parent {
-                if self.sound(&parent) < held.base {
-                    return Err(Obstacle::Lacks(Lack::Operation(parent, held.base)));
-                }
-                builds_on.push(Dependency { author: parent, sequence: held.base, id: OperationId::ZERO });
+        if let Some(parent) = held.parent.filter(|_| sequence == held.base + 1) {
+            if self.sound(&parent) < held.base {
+                return Err(Obstacle::Lacks(Lack::Operation(parent, held.base)));
             }
+            builds_on.push(Dependency { author: parent, sequence: held.base, id: OperationId::ZERO });
         }
         // Whether a log may begin depends on the operation's past alone, so there is nothing to wait for.
         if sequence == 1 && !self.may_begin(&author, operation, &builds_on) {
@@ -693,7 +723,7 @@ impl Admission {
                 if !proof.holds(&self.membership.space()) {
                     return Err(MembershipError::BadProof);
                 }
-                self.note_fork(proof.author, proof.sequence);
+                self.note_fork(proof.author, proof.sequence, proof.previous());
                 Ok(())
             }
             _ => Ok(()),

@@ -62,19 +62,12 @@ impl Causality {
     }
 
     /// The heads that `author`'s next operation may name, given all that is admitted: what its log so far does not
-    /// cover, without what another of them covers, of those that `nameable` lets; sorted by author.
-    pub fn heads(
-        &self,
-        author: DeviceId,
-        written: u64,
-        admitted: &VersionVector,
-        nameable: &dyn Fn(&DeviceId, u64) -> bool,
-    ) -> Vec<Dependency> {
+    /// cover, without what another of them covers; sorted by author.
+    pub fn heads(&self, author: DeviceId, written: u64, admitted: &VersionVector) -> Vec<Dependency> {
         let known = self.past(author, written);
         let mut heads: Vec<Dependency> = admitted
             .iter()
             .filter(|(other, entry)| **other != author && known.get(other).is_none_or(|at| *at < entry.sequence))
-            .filter(|(other, entry)| nameable(other, entry.sequence))
             .map(|(other, entry)| Dependency { author: *other, sequence: entry.sequence, id: entry.id })
             .collect();
         if heads.len() > 1 {
@@ -137,7 +130,7 @@ mod tests {
                         visible.advance(device(other), sequence, OperationId([0; 32]));
                     }
                 }
-                let dependencies = causality.heads(device(author), written, &visible, &|_, _| true);
+                let dependencies = causality.heads(device(author), written, &visible);
                 let sequence = written + 1;
                 causality.record(device(author), sequence, &dependencies);
                 admitted.advance(device(author), sequence, OperationId([0; 32]));

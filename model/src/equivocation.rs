@@ -82,6 +82,11 @@ impl ForkProof {
         (canonical::encode(&proof).len() <= CONTROL_PAYLOAD_BYTES_MAX).then_some(proof)
     }
 
+    /// The operation before the fork.
+    pub fn previous(&self) -> OperationId {
+        self.previous
+    }
+
     /// Whether both stretches are the author's.
     pub fn holds(&self, space: &SpaceId) -> bool {
         let begins = self.stretches.each_ref().map(|stretch| stretch.ids(space, self));

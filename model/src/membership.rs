@@ -177,7 +177,7 @@ mod tests {
         let early = membership.check_certificate(1, &certificate);
         assert_eq!(early, Err(MembershipError::UnknownInvitation), "the sponsor did not know it");
         assert!(!certificate.holds(&SpaceId([0; 32])));
-        let mut stolen = certificate.clone();
+        let mut stolen = certificate;
         stolen.device = steward.id();
         assert!(!stolen.holds(&space));
         let taken = Certificate::new(&SpaceId([0; 32]), &joiner, &invitation);

@@ -113,15 +113,17 @@ impl LogOperations {
         Self { reader, opener, runs, contents, order: Mutex::default() }
     }
 
-    /// The run that covers a sequence.
+    /// The run that covers a sequence, or with which a branch begins behind it.
     fn run_at(&self, author: &DeviceId, sequence: u64, through: u64) -> Result<Arc<Run>, ReadError> {
-        let covers = |run: &Run| run.author() == *author && run.operation(sequence).is_some();
+        let covers = |run: &Run| run.operation(sequence).is_some();
+        // A branch of a forked log begins somewhere.
+        let begins_later = |run: &Run| run.author() != *author && run.first() > sequence;
         if let Some(run) = unpoisoned(&self.runs).ending_from(author, sequence).filter(|run| covers(run)) {
             return Ok(run.clone());
         }
         let read = self.reader.read(author, sequence - 1, through, READ_BYTES_MAX)?;
         let read: Vec<Arc<Run>> = read.into_iter().map(Arc::new).collect();
-        let wanted = read.iter().find(|run| covers(run)).cloned();
+        let wanted = read.iter().find(|run| covers(run) || begins_later(run)).cloned();
         let mut runs = unpoisoned(&self.runs);
         for run in read {
             let (last, bytes) = (run.last(), run.bytes().len());
@@ -159,6 +161,7 @@ impl Operations for LogOperations {
         let mut sequence = after + 1;
         while sequence <= through {
             let run = self.run_at(author, sequence, through)?;
+            sequence = sequence.max(run.first());
             while sequence <= through.min(run.last()) {
                 if let Some(content) = self.content(&run, sequence) {
                     visit(&content);

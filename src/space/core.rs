@@ -143,13 +143,15 @@ pub enum Effect {
         /// Why it was refused.
         outcome: Result<(), WriteError>,
     },
-    /// The proof is to be made that an author forked, of this run and what is stored in its author's own log, and to be
-    /// given back with [`Event::Proven`].
+    /// The proof is to be made that an author forked, of the stored runs of its log and of a branch, and to be given
+    /// back with [`Event::Proven`].
     Prove {
-        /// Where the run parts from the stored log.
+        /// Whose.
+        author: DeviceId,
+        /// The branch.
+        branch: DeviceId,
+        /// Where the branch leaves the log.
         sequence: u64,
-        /// The run.
-        run: VerifiedRun,
     },
     /// A frame is to be handed to gossip, under the name that the space has in this epoch.
     Publish {
@@ -176,6 +178,9 @@ pub enum WriteError {
          without a ticket, as after restoring a backup, ask for one and take it with `syncline space join`"
     )]
     NotAdmitted,
+    /// The space is opened again, since something became known that takes back what counted.
+    #[error("the space is just being opened again: repeat the request")]
+    BegunAnew,
     /// The device was removed.
     #[error("this device was removed from the space; what it wrote before stays readable here")]
     Removed,
@@ -253,8 +258,6 @@ pub struct SpaceCore {
     batch: Vec<Filed>,
     /// Taken by the caller, not yet durable.
     syncing: Vec<Filed>,
-    /// Runs that part from their author's log, and where: proofs are made of them once all is durable.
-    parted: Vec<(u64, VerifiedRun)>,
     /// Whether this device may owe others something: keys, or a rotation.
     duties_due: bool,
     /// What the current step admitted, in causal order.
@@ -278,7 +281,6 @@ impl SpaceCore {
             writing: None,
             batch: Vec::new(),
             syncing: Vec::new(),
-            parted: Vec::new(),
             duties_due: true,
             admitted: Vec::new(),
             waiting: VecDeque::new(),
@@ -473,6 +475,9 @@ impl SpaceCore {
     pub(super) fn check_writer(&self) -> Result<(), WriteError> {
         let (held, _) = self.state.own_head();
         let (local, membership) = (self.state.device.id(), self.state.membership());
+        if self.is_outdated() {
+            return Err(WriteError::BegunAnew);
+        }
         if membership.forks().contains_key(&local) {
             return Err(WriteError::Cloned);
         }
@@ -568,7 +573,7 @@ impl SpaceCore {
         random: &mut dyn CryptoRng,
     ) -> Result<Option<KeyDelivery>, JoinRefusal> {
         self.check_writer().map_err(|reason| match reason {
-            WriteError::Recovering => JoinRefusal::Unavailable,
+            WriteError::Recovering | WriteError::BegunAnew => JoinRefusal::Unavailable,
             _ => JoinRefusal::NotASponsor,
         })?;
         let membership = self.state.membership();
@@ -652,9 +657,6 @@ impl SpaceCore {
             return;
         }
         let Some((log, first)) = self.state.admission.branch_for(&RunSummary::of(&run)) else { return };
-        if !self.state.is_proven(&author) {
-            self.parted.push((first, run.clone()));
-        }
         let fresh = match run.encode_after(first - 1) {
             Some(bytes) if first > run.first() => Run::decode(run.space(), bytes).ok().and_then(|run| run.verify().ok()),
             _ => Some(run),
@@ -693,9 +695,6 @@ impl SpaceCore {
                 Waiting::Join { token, delivery } => Effect::JoinAnswered { token, outcome: Ok(delivery) },
                 Waiting::Govern { token } => Effect::Governed { token, outcome: Ok(()) },
             });
-        }
-        for (sequence, run) in std::mem::take(&mut self.parted) {
-            out.push(Effect::Prove { sequence, run });
         }
         for Filed { log, run } in runs {
             if log == local {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use syncline_model::membership::{Facts, KeyDelivery, Record, Statement};
 use syncline_model::planted::{Bug, planted};
+use syncline_model::vector::VectorEntry;
 use syncline_model::{
     Admission, Admitted, ContentKey, DeviceId, DeviceKey, IdPrefix, Kind, Membership, OperationId, Role, RunSummary,
     SpaceId, VerifiedRun, VersionVector,
@@ -155,6 +156,8 @@ impl LogState {
         let durable = self.durable.entry(&log).copied();
         let entry = if self.admission.branching(&log).is_some() {
             None
+        } else if let Some(fork) = self.membership().forks().get(&log) {
+            self.before_fork(&log, *fork)
         } else if !self.membership().knows(&log) || self.membership().limit(&log) == u64::MAX {
             durable
         } else {
@@ -164,6 +167,14 @@ impl LogState {
             })
         };
         self.offered.replace(log, entry);
+    }
+
+    /// A forked log is offered up to the fork: what follows differs from replica to replica, and is fetched by its id.
+    fn before_fork(&self, log: &DeviceId, fork: u64) -> Option<VectorEntry> {
+        let counting = self.admission.admitted().entry(log).filter(|entry| entry.sequence < fork).copied();
+        let before = || Some(VectorEntry { base: 1, sequence: fork - 1, id: self.admission.before_fork(log)? });
+        let entry = counting.or_else(before).filter(|entry| entry.sequence > 0)?;
+        (entry.sequence <= self.durable.sequence(log)).then_some(entry)
     }
 
     /// Takes keys that an admitted delivery brings, and notes what else it tells; tells whether any key was new.

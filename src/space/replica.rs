@@ -358,9 +358,9 @@ impl SpaceReplica {
             Effect::Invited { token, outcome } => self.outputs.push(Output::Invited(token, outcome)),
             Effect::JoinAnswered { token, outcome } => self.outputs.push(Output::JoinAnswered(token, outcome)),
             Effect::Governed { token, outcome } => self.outputs.push(Output::Governed(token, outcome)),
-            Effect::Prove { sequence, run } => {
-                let stored = self.reader.run_at(&run.author(), sequence)?;
-                if let Some(proof) = stored.and_then(|stored| ForkProof::of(&stored, &run)) {
+            Effect::Prove { author, branch, sequence } => {
+                let stored = self.reader.run_at(&author, sequence)?.zip(self.reader.run_at(&branch, sequence)?);
+                if let Some(proof) = stored.and_then(|(own, branch)| ForkProof::of(&own, &branch)) {
                     self.core.handle(Event::Proven(proof), clock, random, next);
                 }
             }
@@ -432,6 +432,7 @@ impl SpaceReplica {
 fn document_error(reason: WriteError) -> DocumentError {
     match reason {
         WriteError::ReadOnly { role } => DocumentError::NotWritable { role },
+        WriteError::BegunAnew => DocumentError::BegunAnew,
         lost @ (WriteError::Removed | WriteError::Cut | WriteError::Cloned) => {
             DocumentError::LostRight { reason: lost.to_string() }
         }

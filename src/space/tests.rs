@@ -61,6 +61,8 @@ pub(super) struct Net {
 
 enum Wire {
     Event(SyncEvent),
+    /// Heard by those who listen to the name that gossip has in this epoch.
+    Frame { epoch: u32, from: usize, bytes: Vec<u8> },
 }
 
 impl Net {
@@ -208,11 +210,9 @@ impl Net {
                 let done = job.run();
                 self.give(number, Input::Desk(DeskInput::Worked(done)));
             }
-            Output::Publish { bytes, .. } => {
+            Output::Publish { epoch, bytes } => {
                 for other in self.others(number) {
-                    let id = FrameId(self.token());
-                    let event = SyncEvent::Gossip { bytes: bytes.clone(), from: self.id(number), id };
-                    self.wire.push_back((other, Wire::Event(event)));
+                    self.wire.push_back((other, Wire::Frame { epoch, from: number, bytes: bytes.clone() }));
                 }
             }
             Output::Reply(id, response) => {
@@ -280,8 +280,16 @@ impl Net {
 
     fn drain(&mut self) {
         for _ in 0..ROUNDS_MAX {
-            let Some((to, Wire::Event(event))) = self.wire.pop_front() else { return };
-            self.give(to, Input::Core(Event::Sync(event)));
+            match self.wire.pop_front() {
+                None => return,
+                Some((to, Wire::Event(event))) => self.give(to, Input::Core(Event::Sync(event))),
+                Some((to, Wire::Frame { epoch, from, bytes })) => {
+                    if self.nodes[to].replica.core().state().gossip_epoch() == epoch {
+                        let event = SyncEvent::Gossip { bytes, from: self.id(from), id: FrameId(self.token()) };
+                        self.give(to, Input::Core(Event::Sync(event)));
+                    }
+                }
+            }
         }
         panic!("the net does not come to rest");
     }

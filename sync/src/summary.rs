@@ -48,7 +48,7 @@ pub(crate) fn answer(vector: &VersionVector, theirs: [u8; 16], part: &Part, few:
     }
 }
 
-/// The entries of `vector` within a scope that go further than what a peer said there, at most [`SUMMARY_ENTRIES_MAX`].
+/// The entries of `vector` within a scope that go further than what a peer said there, or end at another operation, at most [`SUMMARY_ENTRIES_MAX`].
 pub(crate) fn ahead_of(vector: &VersionVector, scope: &Scope, said: &[SummaryEntry]) -> Vec<SummaryEntry> {
     let mut entries = match scope {
         Scope::All => beyond(vector, said, |_| true),
@@ -104,10 +104,16 @@ fn beyond(
     said: &[SummaryEntry],
     mut within: impl FnMut(&DeviceId) -> bool,
 ) -> Vec<SummaryEntry> {
-    let said: BTreeMap<DeviceId, u64> = said.iter().map(|entry| (entry.author, entry.sequence)).collect();
+    let said: BTreeMap<DeviceId, &SummaryEntry> = said.iter().map(|entry| (entry.author, entry)).collect();
+    // Of two logs of one length that differ the peer has to hear as well, since one of them is a fork.
+    let is_news = |author: &DeviceId, held: &VectorEntry| match said.get(author) {
+        Some(said) if said.sequence == held.sequence => said.id != held.id.prefix(),
+        Some(said) => held.sequence > said.sequence,
+        None => true,
+    };
     vector
         .iter()
-        .filter(|(author, held)| within(author) && held.sequence > said.get(author).copied().unwrap_or(0))
+        .filter(|(author, held)| within(author) && is_news(author, held))
         .map(entry)
         .collect()
 }

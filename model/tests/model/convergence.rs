@@ -1,7 +1,11 @@
 //! Worlds in which devices fork, are removed, write on, lie about what they know and take the space over: whatever
 //! order the operations arrive in, every replica ends with what the plain recomputation says.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use syncline_model::membership::{Admit, Statement};
 use syncline_model::{DeviceKey, Kind, Role};
 
@@ -129,10 +133,58 @@ proptest! {
         world.deliver(seed, |replica: &Replica| {
             at += 1;
             if at % 4 == 0 {
-                assert_eq!(replica.counted(), replica.from_scratch().counted());
+                assert_eq!(replica.counted(), replica.folded_again().counted());
             }
         });
     }
+}
+
+#[test]
+#[ignore = "takes minutes: many more and longer worlds"]
+fn every_order_of_arrival_of_many_worlds_ends_as_the_plain_recomputation() {
+    let config =
+        ProptestConfig { cases: 2000, max_shrink_iters: 20_000, failure_persistence: None, ..Default::default() };
+    let worlds = (steps(120), proptest::array::uniform8(any::<u64>()));
+    TestRunner::new(config).run(&worlds, |(steps, seeds)| check(&play(&steps), &seeds)).unwrap();
+}
+
+#[test]
+fn random_worlds_reach_what_they_are_about() {
+    let mut runner = TestRunner::deterministic();
+    let mut reached: BTreeMap<&str, u32> = BTreeMap::new();
+    for _ in 0..96 {
+        let world = play(&steps(60).new_tree(&mut runner).unwrap().current());
+        let replica = world.deliver(1, |_| {});
+        let (counted, membership) = (replica.counted(), replica.admission.membership());
+        let founder = world.id(0);
+        let statements =
+            |matches: fn(&Statement) -> bool| membership.chain().iter().any(|record| matches(&record.record.statement));
+        for (what, holds) in [
+            ("a fork", !counted.forks.is_empty()),
+            ("a fork of the founder", counted.forks.contains_key(&founder)),
+            ("an operation that does not count", counted.uncounted > 0),
+            ("an operation on a branch that counts", replica.admitted.iter().any(|at| at.log != at.author)),
+            (
+                "an operation behind a cut that counts",
+                membership
+                    .cuts()
+                    .values()
+                    .any(|cut| replica.admitted.iter().any(|at| at.author == cut.author && at.sequence > cut.sequence)),
+            ),
+            ("a takeover", statements(|statement| matches!(statement, Statement::Takeover(_)))),
+            ("a handover", statements(|statement| matches!(statement, Statement::Handover { .. }))),
+            ("a removal", statements(|statement| matches!(statement, Statement::Removal { .. }))),
+            ("a resolved head", statements(|statement| matches!(statement, Statement::Resolve { .. }))),
+            ("a wrong epoch", counted.admitted.values().any(|wrong| *wrong)),
+            ("a member by invitation", membership.members().values().any(|member| !member.admissions.is_empty())),
+            ("a second fold", replica.folds > 1),
+            ("a refused log", !replica.admission.refused().is_empty()),
+            ("a waiting operation", replica.admission.waiting_operations() > 0),
+        ] {
+            *reached.entry(what).or_default() += u32::from(holds);
+        }
+    }
+    assert!(reached.values().all(|times| *times > 0), "{reached:#?}");
 }
 
 #[test]

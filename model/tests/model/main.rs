@@ -2,7 +2,10 @@
 //! that take anything.
 
 mod admission;
+mod attacks;
+
 mod convergence;
 mod golden;
 mod plain;
+mod small;
 mod world;

@@ -127,7 +127,7 @@ impl Plain {
             if self.pasts.contains_key(&operation.id) {
                 return false;
             }
-            let sound = operation.builds_on().all(|id| self.pasts.contains_key(&id));
+            let sound = operation.builds_on().all(|id| self.pasts.contains_key(&id)) && self.names_positions(operation);
             let before = self.operations.get(&operation.run.previous).map_or(0, Operation::known);
             let begins = operation.run.first > 1 || (sound && self.begins(operation));
             sound && begins && (before..=seen).contains(&operation.known())
@@ -140,6 +140,14 @@ impl Plain {
         self.kept.extend(kept);
         self.pasts.insert(id, past);
         true
+    }
+
+    /// Whether the operations that it depends on stand where it says.
+    fn names_positions(&self, operation: &Operation) -> bool {
+        operation.run.operations[0].dependencies.iter().all(|dependency| {
+            let named = self.operations.get(&dependency.id);
+            named.is_some_and(|named| (named.run.author, named.run.first) == (dependency.author, dependency.sequence))
+        })
     }
 
     fn past(&self, operation: &Operation) -> Ids {
@@ -435,7 +443,7 @@ impl Chain {
                 }
             }
             Statement::Resolve { heads } => {
-                self.resolved.extend(heads.iter().map(|head| (head.author, head.sequence, head.id)))
+                self.resolved.extend(heads.iter().map(|head| (head.author, head.sequence, head.id)));
             }
             _ => {}
         }

@@ -73,7 +73,7 @@ impl Replica {
     }
 
     /// The same runs in the same order, folded from nothing.
-    pub(crate) fn from_scratch(&self) -> Self {
+    pub(crate) fn folded_again(&self) -> Self {
         let mut fresh = Self::new(self.space);
         (fresh.runs, fresh.held) = (self.runs.clone(), self.held.clone());
         (fresh.admission, fresh.admitted) = fold(self.space, &Facts::default(), &self.runs);
@@ -112,7 +112,10 @@ fn place(admission: &mut Admission, run: &RunSummary, admitted: &mut Vec<Admitte
     if admission.hold(run, admitted) {
         return;
     }
-    let Some((log, first)) = admission.branch_for(run) else { return };
+    let Some((log, first)) = admission.branch_for(run) else {
+        assert!(admission.log_of(&run.author, run.last(), &run.last_id()).is_some(), "a run finds no place");
+        return;
+    };
     let skipped = (first - run.first) as usize;
     let previous = skipped.checked_sub(1).map_or(run.previous, |before| run.operations[before].id);
     let rest = RunSummary { author: run.author, first, previous, operations: run.operations[skipped..].to_vec() };
@@ -293,7 +296,7 @@ impl World {
     pub(crate) fn prove_fork(&mut self, author: usize, device: usize) {
         let copies = (0..self.devices.len()).filter(|copy| self.id(*copy) == self.id(device));
         let differ = copies.filter_map(|copy| self.logs[device].iter().zip(&self.logs[copy]).find(|(a, b)| a != b));
-        let Some((one, other)) = differ.last() else { return };
+        let Some((one, other)) = differ.max_by_key(|(_, other)| other.last_id()) else { return };
         let (one, other) = (self.signed(one, device), self.signed(other, device));
         let proof = ForkProof::of(&one, &other).expect("two operations at one position");
         self.write(author, Kind::EQUIVOCATION, 0, proof.encode(), Twist::None);

@@ -56,8 +56,9 @@ fn what_a_removed_device_writes_unaware_does_not_count_unless_others_built_on_it
     net.settle();
     net.all_show(&[0, bob], "unseen", None);
     net.agree(&[0, bob]);
-    let uncounted = net.nodes[eve].replica.core().state().admission().uncounted(&net.id(eve));
-    assert!(uncounted.is_some(), "what does not count is offered to be written again");
+    // Nobody serves it any more, and it can tell its user so.
+    let state = net.nodes[eve].replica.core();
+    assert!(state.engine().status(state.state()).peers.iter().all(|peer| peer.refuses));
 }
 
 #[test]
@@ -195,7 +196,8 @@ fn the_recovery_key_takes_over_when_the_steward_is_lost() {
     net.online(0, true);
     net.settle();
     net.all_show(&[bob, carol, dave], "too late", None);
-    assert_eq!(net.role(0), None);
+    let state = net.nodes[0].replica.core();
+    assert!(state.engine().status(state.state()).peers.iter().all(|peer| peer.refuses), "nobody serves it");
     net.agree(&[bob, carol, dave]);
 }
 

@@ -69,8 +69,8 @@ impl Hosted {
     }
 
     /// The secret in use.
-    pub(crate) fn latest_secret(&self) -> Option<&ReplicationSecret> {
-        self.secrets().next().map(|(_, secret)| secret)
+    pub(crate) fn latest_secret(&self) -> Option<(u32, &ReplicationSecret)> {
+        self.secrets().next()
     }
 
     /// Whether no secret is here yet.
@@ -102,9 +102,10 @@ impl Hosted {
         CoreEvent::Join { token, certificate }
     }
 
-    /// A frame arrives; none when it was seen before.
+    /// A frame arrives; none when it was seen before, or when it bears another epoch's name.
     pub(crate) fn heard(&mut self, peer: (usize, DeviceId), frame: Frame, again: bool) -> Option<CoreEvent> {
-        if !self.seen.insert(frame.id) && !again {
+        let is_subscribed = frame.epoch == self.replica.core().state().gossip_epoch();
+        if !is_subscribed || (!self.seen.insert(frame.id) && !again) {
             return None;
         }
         let id = FrameId(self.next_number());
@@ -169,8 +170,8 @@ impl Hosted {
             Output::Work(job) => wishes.push(Wish::Work { space, job }),
             Output::Invited(token, outcome) => wishes.push(Wish::Invited { space, token, outcome }),
             Output::Governed(token, outcome) => wishes.push(Wish::Governed { space, token, outcome }),
-            Output::Publish { bytes, .. } => {
-                let frame = Frame::new(space, bytes);
+            Output::Publish { epoch, bytes } => {
+                let frame = Frame::new((space, epoch), bytes);
                 self.seen.insert(frame.id);
                 wishes.push(Wish::Note(Happening::Published, [frame.bytes.len() as u64, 0]));
                 wishes.push(Wish::Spread { frame, not_to: None });

@@ -309,7 +309,7 @@ impl Liar {
     fn frame(
         &mut self,
         (space, id): (usize, SpaceId),
-        secret: &ReplicationSecret,
+        (epoch, secret): (u32, &ReplicationSecret),
         key: &DeviceKey,
         standing: Option<&Standing>,
     ) -> Option<(Happening, Frame)> {
@@ -320,7 +320,7 @@ impl Liar {
             }
             0 | 1 => {
                 let bytes = self.choices.bytes(300);
-                return Some((Happening::LieFrame, Frame::new(space, bytes)));
+                return Some((Happening::LieFrame, Frame::new((space, epoch), bytes)));
             }
             2 => {
                 let mut bytes = self.heard_run(space)?.bytes().to_vec();
@@ -343,7 +343,7 @@ impl Liar {
         };
         let associated = [&b"syncline/gossip-frame/1\0"[..], &id.0].concat();
         let bytes = seal(&secret.gossip_key(), &associated, &canonical::encode(&sealed), self.choices.generator());
-        Some((happening, Frame::new(space, bytes)))
+        Some((happening, Frame::new((space, epoch), bytes)))
     }
 
     /// A request that no honest device makes.
@@ -420,10 +420,11 @@ impl World {
     pub(crate) fn lie(&mut self, number: usize) {
         let surroundings = self.surroundings.clone();
         let known = |(space, hosted): (&usize, &Hosted)| {
-            Some((*space, hosted.latest_secret().filter(|_| hosted.greeted > 0)?.clone(), Standing::of(hosted)))
+            let (epoch, secret) = hosted.latest_secret().filter(|_| hosted.greeted > 0)?;
+            Some((*space, (epoch, secret.clone()), Standing::of(hosted)))
         };
         let running = self.devices[number].running.iter();
-        let secrets: Vec<(usize, ReplicationSecret, Option<Standing>)> =
+        let secrets: Vec<(usize, (u32, ReplicationSecret), Option<Standing>)> =
             running.flat_map(|running| running.hosted.iter().filter_map(known)).collect();
         let peers: Vec<usize> = self
             .connections
@@ -443,12 +444,12 @@ impl World {
             let key = &surroundings.keys[number];
             if let Some((space, secret, standing)) = secrets.first() {
                 let id = surroundings.spaces[*space].id;
-                if let Some((happening, frame)) = liar.frame((*space, id), secret, key, standing.as_ref()) {
+                if let Some((happening, frame)) = liar.frame((*space, id), (secret.0, &secret.1), key, standing.as_ref()) {
                     wishes.push(Wish::Note(happening, [peer as u64, 1]));
                     wishes.push(Wish::Spread { frame, not_to: None });
                 }
             }
-            let tags: Vec<SpaceTag> = secrets.iter().map(|(_, secret, _)| secret.tag(&local, &other)).collect();
+            let tags: Vec<SpaceTag> = secrets.iter().map(|(_, (_, secret), _)| secret.tag(&local, &other)).collect();
             let flood = if liar.choices.chance(10) && !healed { FLOOD_REQUESTS } else { 1 };
             for _ in 0..flood {
                 let (happening, bytes, purpose) = liar.request(&tags, &surroundings.ids);

@@ -37,15 +37,17 @@ pub(crate) enum Purpose {
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     pub(crate) space: usize,
+    /// The epoch whose name it is published under; who is in another one does not hear it.
+    pub(crate) epoch: u32,
     pub(crate) bytes: Arc<[u8]>,
     pub(crate) id: [u8; 16],
 }
 
 impl Frame {
     /// A frame of these bytes.
-    pub(crate) fn new(space: usize, bytes: Vec<u8>) -> Self {
+    pub(crate) fn new((space, epoch): (usize, u32), bytes: Vec<u8>) -> Self {
         let id = *blake3::hash(&bytes).as_bytes().first_chunk().expect("16 of 32 bytes");
-        Self { space, bytes: bytes.into(), id }
+        Self { space, epoch, bytes: bytes.into(), id }
     }
 }
 
