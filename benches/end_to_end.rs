@@ -113,6 +113,7 @@ impl Device {
     async fn start() -> Outcome<Self> {
         let directory = tempfile::tempdir()?;
         let node = Node::builder().data(directory.path()).create(true).listen("/ip4/127.0.0.1/tcp/0").mdns(false);
+        let node = node.reserve_bytes(Some(0));
         Ok(Self { node: node.start().await?, directory })
     }
 

@@ -298,7 +298,7 @@ fn document_kind(error: &DocumentError) -> ErrorKind {
         DocumentError::NotWritable { .. } | DocumentError::LostRight { .. } => ErrorKind::Forbidden,
         DocumentError::Undone { .. } => ErrorKind::Conflict,
         DocumentError::Overloaded { .. }
-        | DocumentError::NoRoom
+        | DocumentError::NoRoom(_)
         | DocumentError::BegunAnew
         | DocumentError::NotYet { .. }
         | DocumentError::Stopping => ErrorKind::Unavailable,

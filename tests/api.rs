@@ -384,6 +384,8 @@ async fn metrics_tell_of_each_space() {
     let documents = text.lines().find(|line| line.starts_with("syncline_space_documents{")).unwrap();
     assert!(documents.contains("space=\"notes\"") && documents.ends_with(" 2"), "{documents}");
     assert!(text.lines().any(|line| line.starts_with("syncline_space_log_bytes{") && !line.ends_with(" 0")), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("syncline_disk_available_bytes ")), "{text}");
+    assert!(text.lines().any(|line| line == "syncline_disk_no_room 0"), "{text}");
     assert_eq!(text.matches("# EOF").count(), 1);
     assert!(text.ends_with("# EOF\n"));
     api.stop().await;

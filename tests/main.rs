@@ -3,6 +3,7 @@
 mod api;
 mod cli;
 mod crash;
+mod disk;
 mod kept;
 mod keys;
 mod replication;

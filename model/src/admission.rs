@@ -265,10 +265,13 @@ impl Admission {
     /// Up to where a log is worth holding: without end for members and strangers, up to its limit, or what others built
     /// on or lack, for those whose log was cut.
     pub fn worth(&self, author: &DeviceId) -> u64 {
-        if !self.membership.is_limited(author) {
+        if !self.membership.knows(author) {
             return u64::MAX;
         }
         let limit = self.membership.limit(author);
+        if limit == u64::MAX {
+            return limit;
+        }
         let lacked = self.lacks.values().filter_map(|lack| match lack {
             Lack::Operation(of, sequence) if of == author => Some(*sequence),
             _ => None,

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::arguments::PassphraseSource;
+use super::config::{ConfigFile, mebibytes_in_bytes};
 use super::failure::{Exit, Failure};
 
 /// Longest answer that is read whole, in bytes.
@@ -77,9 +78,17 @@ impl Access {
         }
         let deadline = Instant::now() + LOCK_TIMEOUT;
         let mut passphrase = None;
+        // What bounds a node bounds those who open its directory themselves.
+        let use_max = ConfigFile::read(None, data)?.disk_use_max_mib.map(mebibytes_in_bytes);
         loop {
-            let mut builder =
-                Node::builder().data(data).create(create).index(index).scrub_bytes_per_second(0).offline();
+            let mut builder = Node::builder()
+                .data(data)
+                .create(create)
+                .index(index)
+                .scrub_bytes_per_second(0)
+                .reserve_bytes(None)
+                .disk_use_max_bytes(use_max)
+                .offline();
             if let Some(passphrase) = &passphrase {
                 builder = builder.passphrase(Clone::clone(passphrase));
             }

@@ -320,13 +320,25 @@ pub(crate) struct ServeArguments {
     /// Do not use QUIC
     #[arg(long, env = "SYNCLINE_NO_QUIC", value_parser = BoolishValueParser::new())]
     pub(crate) no_quic: bool,
-    /// Memory for loaded documents, in MiB [default: 64]
+    /// Memory for the loaded documents of each space, in MiB [default: 64]
     #[arg(long, value_name = "MIB", env = "SYNCLINE_DOCUMENT_CACHE_MIB",
           value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) document_cache_mib: Option<u32>,
     /// How many stored bytes to go over in a second, to find damage before it is met; 0: none [default: 1048576]
     #[arg(long, value_name = "BYTES", env = "SYNCLINE_SCRUB_BYTES_PER_SECOND")]
     pub(crate) scrub_bytes_per_second: Option<u64>,
+    /// Memory for the cache of the index, in MiB [default: 32]
+    #[arg(long, value_name = "MIB", env = "SYNCLINE_INDEX_CACHE_MIB",
+          value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) index_cache_mib: Option<u32>,
+    /// Disk space to hold in reserve for when something else fills the disk, in MiB; 0: none [default: 64]
+    #[arg(long, value_name = "MIB", env = "SYNCLINE_RESERVE_MIB",
+          value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub(crate) reserve_mib: Option<u32>,
+    /// Disk space that the data directory may take, in MiB; nothing new is taken in beyond [default: no bound]
+    #[arg(long, value_name = "MIB", env = "SYNCLINE_DISK_USE_MAX_MIB",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) disk_use_max_mib: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -26,6 +26,9 @@ pub(crate) struct ConfigFile {
     pub(crate) document_cache_mib: Option<u32>,
     pub(crate) scrub_bytes_per_second: Option<u64>,
     pub(crate) passphrase_file: Option<PathBuf>,
+    pub(crate) index_cache_mib: Option<u32>,
+    pub(crate) reserve_mib: Option<u32>,
+    pub(crate) disk_use_max_mib: Option<u64>,
     pub(crate) log: Option<String>,
 }
 
@@ -40,6 +43,9 @@ pub(crate) struct ServeSettings {
     pub(crate) quic: bool,
     pub(crate) document_cache_mib: Option<u32>,
     pub(crate) scrub_bytes_per_second: Option<u64>,
+    pub(crate) index_cache_mib: Option<u32>,
+    pub(crate) reserve_mib: Option<u32>,
+    pub(crate) disk_use_max_mib: Option<u64>,
 }
 
 impl ConfigFile {
@@ -68,6 +74,11 @@ impl ConfigFile {
     }
 }
 
+/// As many bytes as so many MiB have.
+pub(crate) fn mebibytes_in_bytes(mebibytes: u64) -> u64 {
+    mebibytes.saturating_mul(1 << 20)
+}
+
 impl ServeSettings {
     pub(crate) fn new(arguments: &ServeArguments, file: &ConfigFile) -> Result<Self, Failure> {
         let list = |given: &[String], file: &Option<Vec<String>>| match given {
@@ -83,6 +94,9 @@ impl ServeSettings {
             quic: !arguments.no_quic && file.quic.unwrap_or(true),
             document_cache_mib: arguments.document_cache_mib.or(file.document_cache_mib),
             scrub_bytes_per_second: arguments.scrub_bytes_per_second.or(file.scrub_bytes_per_second),
+            index_cache_mib: arguments.index_cache_mib.or(file.index_cache_mib),
+            reserve_mib: arguments.reserve_mib.or(file.reserve_mib),
+            disk_use_max_mib: arguments.disk_use_max_mib.or(file.disk_use_max_mib),
         };
         if !settings.tcp && !settings.quic {
             let failure = Failure::new(Exit::Usage, "TCP and QUIC are both switched off, so no peer could be reached");
@@ -111,7 +125,8 @@ mod tests {
     fn flags_go_before_the_file_and_the_file_before_defaults() {
         let file = ConfigFile::parse(
             "listen = [\"/ip4/0.0.0.0/tcp/1\"]\napi = \"127.0.0.1:9\"\nmdns = false\n\
-             document_cache_mib = 5\nscrub_bytes_per_second = 9\n",
+             document_cache_mib = 5\nscrub_bytes_per_second = 9\nindex_cache_mib = 7\n\
+             reserve_mib = 3\ndisk_use_max_mib = 900\n",
         )
         .unwrap();
         let settings = ServeSettings::new(&serve(&["--api", "127.0.0.1:8", "--no-quic"]), &file).unwrap();
@@ -119,6 +134,10 @@ mod tests {
         assert_eq!(settings.api.unwrap().port(), 8);
         assert_eq!((settings.mdns, settings.tcp, settings.quic), (false, true, false));
         assert_eq!((settings.document_cache_mib, settings.scrub_bytes_per_second), (Some(5), Some(9)));
+        assert_eq!(
+            (settings.index_cache_mib, settings.reserve_mib, settings.disk_use_max_mib),
+            (Some(7), Some(3), Some(900))
+        );
         let settings = ServeSettings::new(&serve(&["--listen", "/a", "--listen", "/b"]), &file).unwrap();
         assert_eq!(settings.listen, ["/a", "/b"]);
     }

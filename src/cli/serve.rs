@@ -8,7 +8,7 @@ use syncline::api::{ApiError, ApiServer, read_address, token_path};
 use syncline::{Error, ErrorKind, Node, NodeBuilder};
 
 use super::arguments::{PassphraseSource, ServeArguments};
-use super::config::{ConfigFile, ServeSettings};
+use super::config::{ConfigFile, ServeSettings, mebibytes_in_bytes};
 use super::failure::{Exit, Failure};
 use super::output::Output;
 use super::signals::ended_by_signal;
@@ -85,7 +85,13 @@ fn node_builder(data: &Path, settings: &ServeSettings) -> NodeBuilder {
     if let Some(bytes) = settings.scrub_bytes_per_second {
         builder = builder.scrub_bytes_per_second(bytes);
     }
-    builder
+    if let Some(mebibytes) = settings.index_cache_mib {
+        builder = builder.index_cache_bytes(u64::from(mebibytes) << 20);
+    }
+    if let Some(mebibytes) = settings.reserve_mib {
+        builder = builder.reserve_bytes(Some(u64::from(mebibytes) << 20));
+    }
+    builder.disk_use_max_bytes(settings.disk_use_max_mib.map(mebibytes_in_bytes))
 }
 
 fn not_started(error: Error, data: &Path) -> Failure {

@@ -6,7 +6,7 @@ use axum::http::Method;
 use serde::Serialize;
 use syncline::IndexKind;
 use syncline::api::body::{ConnectRequest, ConnectedPeer, Peer, PeerList, PeerStanding};
-use syncline::node::info::NodeStatus;
+use syncline::node::info::{DiskInfo, NodeStatus};
 
 use super::access::{Access, Target};
 use super::arguments::IndexArgument;
@@ -80,7 +80,7 @@ pub(super) async fn status(access: &Access, space: Option<&str>, output: &mut Ou
         "not running: `syncline serve` starts it".to_owned()
     };
     let traffic = (humane_bytes(status.traffic.received), humane_bytes(status.traffic.sent));
-    output.facts(&[
+    let mut facts = vec![
         ("device", status.device),
         ("peer", status.peer),
         ("release", status.release),
@@ -88,7 +88,9 @@ pub(super) async fn status(access: &Access, space: Option<&str>, output: &mut Ou
         ("node", running),
         ("peers", format!("{} connected", status.connected_peers)),
         ("traffic", format!("{} received, {} sent", traffic.0, traffic.1)),
-    ])?;
+    ];
+    facts.extend(status.disk.iter().flat_map(disk_facts));
+    output.facts(&facts)?;
     for address in &status.listening {
         output.line(format_args!("listening on {address}"))?;
     }
@@ -98,6 +100,25 @@ pub(super) async fn status(access: &Access, space: Option<&str>, output: &mut Ou
     output.line("")?;
     let rows: Vec<Vec<String>> = status.spaces.iter().map(space_row).collect();
     output.table(&["name", "role", "documents", "operations", "size", "members", "id"], &rows)
+}
+
+/// What the data directory takes of its disk, in words.
+fn disk_facts(disk: &DiskInfo) -> Vec<(&'static str, String)> {
+    let mut taken = format!("{} of logs, {} of index", humane_bytes(disk.log), humane_bytes(disk.index));
+    taken += &match (disk.reserve, disk.reserve_wanted) {
+        (0, 0) => String::new(),
+        (0, _) => ", no reserve while there is no room for it".to_owned(),
+        (reserve, _) => format!(", {} in reserve", humane_bytes(reserve)),
+    };
+    if disk.reclaimed > 0 {
+        taken += &format!(", {} given back where damage was", humane_bytes(disk.reclaimed));
+    }
+    if let Some(max) = disk.use_max {
+        taken += &format!("; at most {} in all", humane_bytes(max));
+    }
+    let mut facts = vec![("disk", taken), ("free", humane_bytes(disk.available))];
+    facts.extend(disk.no_room.clone().map(|no_room| ("writing", format!("refused: {no_room}"))));
+    facts
 }
 
 pub(super) async fn peers(access: &Access, output: &mut Output) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! What a caller is told when the desk does not do what it was asked for.
 
 use syncline_model::DocumentKey;
+use syncline_storage::NoRoom;
 
 use super::edit::EditError;
 use super::version::Version;
@@ -99,17 +100,20 @@ pub enum DocumentError {
         /// What failed.
         reason: String,
     },
-    /// The disk is full: free some space, and repeat.
-    #[error("the disk is full: nothing was written; free some space, reading still works")]
-    NoRoom,
+    /// There is no room for anything new: make some, and repeat.
+    #[error("nothing was written: {0}")]
+    NoRoom(NoRoom),
     /// The local storage failed: see the node's log.
     #[error("the local storage failed: {reason}")]
     Storage {
         /// What failed.
         reason: String,
     },
-    /// A damaged record was met, or keys came late, and the documents began anew: repeat.
-    #[error("the space was opened again in the middle of this, after damage on the disk or for new keys: repeat it")]
+    /// A damaged record was met, keys came late, or the disk was full, and the documents began anew: repeat.
+    #[error(
+        "the space was opened again in the middle of this, after damage on the disk, on a full disk or for new keys: \
+         repeat it"
+    )]
     BegunAnew,
     /// The request was given up.
     #[error("the request was cancelled")]

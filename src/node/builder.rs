@@ -7,6 +7,7 @@ use std::time::Instant;
 use prometheus_client::registry::Registry;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use syncline_storage::index::INDEX_CACHE_BYTES;
 use syncline_storage::{IndexKind, OpenOptions, Progress, Store};
 
 use super::conductor::Conductor;
@@ -19,8 +20,11 @@ use super::{Inner, Node, files, parse_address};
 use crate::error::Error;
 use crate::network::{Network, NetworkConfig};
 
-/// Bytes of loaded documents that a node keeps in memory unless it is told otherwise.
+/// Bytes of loaded documents that a node keeps in memory for each space unless it is told otherwise.
 const DOCUMENT_CACHE_BYTES: usize = 64 << 20;
+
+/// Bytes of the disk that a node holds in reserve for when it is full, unless it is told otherwise.
+const RESERVE_BYTES: u64 = 64 << 20;
 
 /// Backups that are written at once; each waits for its reader.
 const BACKUPS_AT_ONCE: usize = 4;
@@ -40,6 +44,9 @@ pub struct NodeBuilder {
     document_cache_bytes: usize,
     scrub_bytes_per_second: u64,
     passphrase: Option<Passphrase>,
+    index_cache_bytes: u64,
+    reserve_bytes: Option<u64>,
+    disk_use_max_bytes: Option<u64>,
 }
 
 impl Default for NodeBuilder {
@@ -57,6 +64,9 @@ impl Default for NodeBuilder {
             document_cache_bytes: DOCUMENT_CACHE_BYTES,
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
             passphrase: None,
+            index_cache_bytes: INDEX_CACHE_BYTES,
+            reserve_bytes: Some(RESERVE_BYTES),
+            disk_use_max_bytes: None,
         }
     }
 }
@@ -125,7 +135,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Bytes of loaded documents to keep in memory, over all spaces.
+    /// Bytes of loaded documents to keep in memory, for each space.
     #[must_use]
     pub fn document_cache_bytes(mut self, bytes: usize) -> Self {
         self.document_cache_bytes = bytes;
@@ -146,20 +156,41 @@ impl NodeBuilder {
         self
     }
 
+    /// Bytes of memory for the cache of the index.
+    #[must_use]
+    pub fn index_cache_bytes(mut self, bytes: u64) -> Self {
+        self.index_cache_bytes = bytes;
+        self
+    }
+
+    /// Bytes of the disk to hold in reserve, so that what was taken in can be written when something else fills it.
+    /// None: as many as are held already.
+    #[must_use]
+    pub fn reserve_bytes(mut self, bytes: Option<u64>) -> Self {
+        self.reserve_bytes = bytes;
+        self
+    }
+
+    /// Bytes that the data directory may take; at that nothing new is taken in, and reading goes on. None: no bound.
+    #[must_use]
+    pub fn disk_use_max_bytes(mut self, bytes: Option<u64>) -> Self {
+        self.disk_use_max_bytes = bytes;
+        self
+    }
+
     /// Opens the data directory and starts everything. Must be called within a tokio runtime.
     pub async fn start(mut self) -> Result<Node, Error> {
         let started = Instant::now();
         let directory = self.directory.clone().unwrap_or_else(|| PathBuf::from("."));
         let mut random: StdRng = rand::make_rng();
-        let (create, index, passphrase) = (self.create, self.index, self.passphrase.take());
+        let (options, passphrase) = (self.open_options(), self.passphrase.take());
         let mut file_random = StdRng::from_rng(&mut random);
         let (store, keys, device, local_key) = blocking(move || {
-            let options = OpenOptions { create, index, ..OpenOptions::default() };
             let store = Store::open(&directory, options, &mut report)?;
             let keys = KeyFiles::open(store.files(), passphrase.as_ref())?;
             let device = match files::read_device(&keys)? {
                 Some(device) => device,
-                None if create => files::create_device(&keys, &mut file_random)?,
+                None if options.create => files::create_device(&keys, &mut file_random)?,
                 None => return Err(Error::NotInitialised { directory }),
             };
             let local_key = files::local_key(&keys, &mut file_random)?;
@@ -176,7 +207,7 @@ impl NodeBuilder {
         } else {
             (None, None)
         };
-        let kind = store.index_kind();
+        let (kind, room) = (store.index_kind(), store.room());
         let tokens = Arc::new(Tokens::load(store.files())?);
         let workshop = Workshop {
             store: Arc::new(store),
@@ -195,6 +226,7 @@ impl NodeBuilder {
             device,
             index: kind,
             keys,
+            room,
             checking: Arc::new(tokio::sync::Semaphore::new(1)),
             backups: Arc::new(tokio::sync::Semaphore::new(BACKUPS_AT_ONCE)),
             scrubbing: Mutex::default(),
@@ -208,6 +240,17 @@ impl NodeBuilder {
         let scrubbing = scrub.start(Arc::downgrade(&inner), rate);
         *inner.scrubbing.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = scrubbing;
         Ok(Node { inner })
+    }
+
+    fn open_options(&self) -> OpenOptions {
+        OpenOptions {
+            create: self.create,
+            index: self.index,
+            reserve_bytes: self.reserve_bytes,
+            use_bytes_max: self.disk_use_max_bytes,
+            index_cache_bytes: Some(self.index_cache_bytes),
+            ..OpenOptions::default()
+        }
     }
 
     fn network_config(&self, device: &syncline_model::DeviceKey, store: &Store) -> Result<NetworkConfig, Error> {

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use syncline_model::{Role, Strings};
+use syncline_storage::DiskUse;
 
 /// The state of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -27,8 +28,46 @@ pub struct NodeStatus {
     pub connected_peers: usize,
     /// Bytes received from and sent to peers.
     pub traffic: TrafficInfo,
+    /// What the data directory takes of its disk; none when that cannot be measured now.
+    pub disk: Option<DiskInfo>,
     /// The spaces.
     pub spaces: Vec<SpaceStatus>,
+}
+
+/// What a data directory takes of its disk, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DiskInfo {
+    /// The logs of all spaces.
+    pub log: u64,
+    /// About what the index takes.
+    pub index: u64,
+    /// What is held in reserve for when the disk is full; 0 while it is given up.
+    pub reserve: u64,
+    /// What is to be held in reserve.
+    pub reserve_wanted: u64,
+    /// What was given back within the logs, where damage was.
+    pub reclaimed: u64,
+    /// What is free on the disk.
+    pub available: u64,
+    /// What the directory may take; none: no bound.
+    pub use_max: Option<u64>,
+    /// Why nothing new is taken in, in words; none while there is room.
+    pub no_room: Option<String>,
+}
+
+impl From<DiskUse> for DiskInfo {
+    fn from(disk: DiskUse) -> Self {
+        Self {
+            log: disk.log_bytes,
+            index: disk.index_bytes,
+            reserve: disk.reserve_bytes,
+            reserve_wanted: disk.reserve_bytes_wanted,
+            reclaimed: disk.reclaimed_bytes,
+            available: disk.available_bytes,
+            use_max: disk.use_bytes_max,
+            no_room: disk.no_room.map(|no_room| no_room.to_string()),
+        }
+    }
 }
 
 /// Bytes on the wire.

@@ -24,14 +24,14 @@ use std::time::Instant;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 use syncline_model::{DeviceId, DeviceKey, DeviceText, SpaceId, Strings, Ticket};
-use syncline_storage::IndexKind;
+use syncline_storage::{IndexKind, Room};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use builder::NodeBuilder;
 
 pub(crate) use self::conductor::Notice;
 use self::conductor::{Command, SpaceEntry};
-use self::info::{CreatedSpace, NodeStatus, SpaceStatus, Standing, TrafficInfo, strings_name};
+use self::info::{CreatedSpace, DiskInfo, NodeStatus, SpaceStatus, Standing, TrafficInfo, strings_name};
 use self::key_files::KeyFiles;
 use self::scrubbing::Scrubbing;
 use self::tokens::Tokens;
@@ -49,6 +49,7 @@ struct Inner {
     device: DeviceKey,
     index: IndexKind,
     keys: KeyFiles,
+    room: Arc<Room>,
     /// Checks run one after another.
     checking: Arc<Semaphore>,
     /// So do backups, but for a few.
@@ -173,6 +174,7 @@ impl Node {
             listening: self.listen_addresses(),
             connected_peers: self.peers().await.iter().filter(|peer| connected(peer)).count(),
             traffic: self.traffic(),
+            disk: self.disk_use().await,
             spaces: self.spaces().await,
         }
     }
@@ -183,14 +185,28 @@ impl Node {
         traffic.map(|traffic| TrafficInfo { received: traffic.received, sent: traffic.sent }).unwrap_or_default()
     }
 
+    /// What the data directory takes of its disk; None when that cannot be measured now.
+    pub async fn disk_use(&self) -> Option<DiskInfo> {
+        let room = self.inner.room.clone();
+        match builder::blocking(move || Ok(room.disk_use()?)).await {
+            Ok(disk) => Some(DiskInfo::from(disk)),
+            Err(error) => {
+                tracing::warn!(%error, "what the data directory takes cannot be measured");
+                None
+            }
+        }
+    }
+
     /// The metrics in Prometheus' text format.
     pub async fn metrics(&self) -> String {
         let spaces = metrics::of_spaces(&self.spaces().await);
+        let disk = metrics::of_disk(self.disk_use().await.as_ref());
         let registry = self.inner.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _written = encode_registry(&mut text, &registry)
             .and_then(|()| encode_registry(&mut text, &spaces))
+            .and_then(|()| encode_registry(&mut text, &disk))
             .and_then(|()| encode_eof(&mut text));
         text
     }

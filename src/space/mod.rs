@@ -24,6 +24,8 @@ pub mod replica;
 mod steward;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unknown_kinds;
 
 pub use self::core::{Clock, SpaceCore, WriteError};
 pub use handle::{Space, Watch};

@@ -255,6 +255,8 @@ struct Pump {
     beginning: u64,
     /// What was lost to damage.
     lost: Vec<Lost>,
+    /// When it last began anew for want of room.
+    full_at_ms: Option<u64>,
     /// Who wants the space to end.
     closing: Option<oneshot::Sender<()>>,
 }
@@ -293,6 +295,7 @@ impl Pump {
             answered: 0,
             beginning: 0,
             lost: Vec::new(),
+            full_at_ms: None,
             closing: None,
         }
     }
@@ -303,6 +306,7 @@ impl Pump {
                 Ok(Pause::Close) => return self.close(),
                 Ok(Pause::DocumentsOutdated) => self.begin_anew(),
                 Err(error @ StorageError::Damaged { .. }) if self.closing.is_none() => self.heal(&error),
+                Err(error @ StorageError::Full { .. }) if self.closing.is_none() => self.begin_on_full_disk(&error),
                 Err(error) => self.stop(&error),
             };
             match begun {

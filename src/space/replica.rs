@@ -24,8 +24,9 @@ use crate::documents::{
 /// How often what the log holds is taken in again until all is known beforehand that decides what counts. Forks and
 /// takeovers are known after the first time, what they let records say after the second, and their cuts act in the third.
 const REPLAYS_MAX: usize = 4;
-/// Bytes of runs that one read for opening asks of the log.
-const READ_BYTES_MAX: usize = 4 << 20;
+/// Bytes of runs that one read for opening asks of the log. Opened, inflated and on their way into the index they take
+/// some hundred times as much, so this is what bounds the memory of an opening without an index.
+const READ_BYTES_MAX: usize = 512 << 10;
 
 /// How long the index gathers before it is written: it only has to be ahead of the next start.
 const INDEX_DELAY_MS: u64 = 100;
@@ -214,7 +215,7 @@ impl SpaceReplica {
         carried_out
     }
 
-    /// Refuses an input that would add to the log while the disk is as good as full; gives what is left to handle.
+    /// Refuses an input that would add to the log while there is no room for anything new; gives the others back.
     ///
     /// Here nothing has been taken in yet. What the core has once chained, signed or counted as held it cannot give
     /// up again, so an append that fails ends the space.
@@ -225,11 +226,14 @@ impl SpaceReplica {
             Input::Core(Sync(event)) => matches!(event, SyncEvent::Answered { .. } | SyncEvent::Gossip { .. }),
             Input::Core(event) => matches!(event, Govern { .. } | Invite { .. } | Join { .. }),
         };
-        if !adds || self.log.has_room()? {
+        if !adds {
             return Ok(Some(input));
         }
+        let Some(no_room) = self.log.no_room()? else { return Ok(Some(input)) };
         let refusal = match input {
-            Input::Desk(DeskInput::Transact { token, .. }) => Output::Answer(token, Err(DocumentError::NoRoom)),
+            Input::Desk(DeskInput::Transact { token, .. }) => {
+                Output::Answer(token, Err(DocumentError::NoRoom(no_room)))
+            }
             Input::Core(Invite { token, .. }) => Output::Invited(token, Err(WriteError::Storage)),
             Input::Core(Govern { token, .. }) => Output::Governed(token, Err(WriteError::Storage)),
             Input::Core(Join { token, .. }) => Output::JoinAnswered(token, Err(JoinRefusal::Unavailable)),
@@ -521,7 +525,7 @@ mod tests {
         // Too little to take anything in, and enough for what was taken in before.
         disk.limit_available(Some(100 << 20));
         // What is known of the room lasts for a share of the reserve.
-        let without_room = |outputs: &[Output]| matches!(outputs, [Output::Answer(_, Err(DocumentError::NoRoom))]);
+        let without_room = |outputs: &[Output]| matches!(outputs, [Output::Answer(_, Err(DocumentError::NoRoom(_)))]);
         let refused = (2..20_000).find(|token| without_room(&ask(write(*token))));
         let last = refused.expect("at some time there is no room") - 1;
         assert_eq!(shown(ask(read(last))), last, "reading goes on");

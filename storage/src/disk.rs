@@ -3,6 +3,7 @@
 mod file;
 mod memory;
 mod recording;
+mod reserving;
 
 #[cfg(test)]
 mod conformance;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub use file::FileDisk;
 pub use memory::{DiskOperation, Fault, FaultKind, MemoryDisk};
 pub use recording::{CrashImage, Fate, History, RecordingDisk};
+pub(crate) use reserving::ReservingDisk;
 
 /// Who may read a file that is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +74,20 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Cuts the file to `length` bytes, or lets it grow to them; what is new reads as zeros and takes no room yet.
     fn set_length(&self, length: u64) -> io::Result<()>;
 
+    /// Lets an empty file grow to `length` bytes that read as zeros and take their room on the disk at once.
+    fn allocate(&self, length: u64) -> io::Result<()>;
+
+    /// About how many bytes of the disk it takes: less than its length where nothing was written.
+    fn allocated_bytes(&self) -> io::Result<u64>;
+
     /// Makes content and length durable (`fdatasync`). After a failure the content must be taken for lost: the system
     /// may drop what it could not write and report success the next time.
     fn sync(&self) -> io::Result<()>;
+}
+
+/// Whether a call failed because there was no room.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Splits a path into its last component and what stands before it, refusing paths that leave the directory.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use syncline_model::{DeviceId, SpaceId};
 
+use crate::disk::is_full;
 use crate::index::IndexError;
 use crate::position::Position;
 
@@ -24,14 +25,12 @@ pub enum StorageError {
         source: io::Error,
     },
     /// The disk is as good as full: writes are refused, reads go on.
-    #[error(
-        "the disk is full ({available} bytes free, {reserve} are kept in reserve): free some space, reading still works"
-    )]
+    #[error("the disk is full ({available} bytes free, {needed} needed): free some space, reading still works")]
     Full {
         /// Bytes that are free.
         available: u64,
-        /// Bytes that must stay free.
-        reserve: u64,
+        /// Bytes that have to be free.
+        needed: u64,
     },
     /// The log stopped taking writes, because what it wrote may not be durable.
     #[error(
@@ -154,9 +153,8 @@ pub enum StorageError {
 impl StorageError {
     pub(crate) fn io(action: &'static str, path: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { available: 0, reserve: 0 },
-            _ => Self::Io { action, path, source },
+        move |source| {
+            if is_full(&source) { Self::Full { available: 0, needed: 1 } } else { Self::Io { action, path, source } }
         }
     }
 }

@@ -7,6 +7,7 @@ mod gathered;
 mod guard;
 mod memory;
 mod redb;
+mod reserving;
 mod sled;
 
 #[cfg(test)]
@@ -19,9 +20,13 @@ use std::sync::Arc;
 pub use self::gathered::GatheredIndex;
 pub use self::memory::MemoryIndex;
 pub use self::redb::RedbIndex;
+pub(crate) use self::reserving::ReservingIndex;
 pub use self::sled::SledIndex;
 use crate::layout::{Area, area_key, successor};
 
+/// Bytes of memory that an index may keep pages in, unless told otherwise. The operating system caches its files
+/// besides.
+pub const INDEX_CACHE_BYTES: u64 = 32 << 20;
 /// Entries removed in one batch when a whole range goes.
 const REMOVALS_PER_BATCH: usize = 4096;
 

@@ -8,6 +8,7 @@
 //! ```text
 //! DIR/lock                        held while a process uses the directory; names that process
 //! DIR/format                      marks a data directory and its version
+//! DIR/reserve                     room that is kept for when the disk is full
 //! DIR/index/                      sled, or
 //! DIR/index-redb/                 redb
 //! DIR/index.damaged-N/            an index that did not open, kept for inspection
@@ -29,6 +30,7 @@ pub mod layout;
 mod log;
 mod position;
 mod progress;
+mod room;
 mod small_files;
 mod store;
 
@@ -46,5 +48,6 @@ pub use log::{
 };
 pub use position::Position;
 pub use progress::{Activity, Progress};
+pub use room::{DiskUse, NoRoom, Room};
 pub use small_files::{FileScope, SmallFiles};
 pub use store::{OpenOptions, Store};

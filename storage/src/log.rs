@@ -44,6 +44,7 @@ use crate::error::StorageError;
 use crate::index::{IndexError, SpaceIndex};
 use crate::layout::{Area, decode_position};
 use crate::position::Position;
+use crate::room::MARGIN_BYTES;
 use crate::store::condemn_index;
 
 /// A new segment begins once one has grown to this size.
@@ -59,13 +60,6 @@ pub(crate) const APPEND_BYTES_MAX: u64 = 64 << 20;
 pub(crate) const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 /// Runs appended since the last sync, after which an append syncs by itself: bounds what is held for the index.
 pub(crate) const UNSYNCED_RUNS_MAX: usize = 1 << 16;
-/// Bytes of the disk that stay free: room for the index, for recovery, and for a person to act.
-pub(crate) const RESERVE_BYTES: u64 = 64 << 20;
-/// Nothing new is taken in when less than so many reserves are free ([`SpaceLog::has_room`]): what was taken in before
-/// can then still be appended.
-pub(crate) const INTAKE_RESERVES: u64 = 2;
-/// The free space is measured again after this share of the reserve was appended.
-pub(crate) const RESERVE_SHARE: u64 = 64;
 /// Segments that one space keeps open for reading.
 const OPEN_SEGMENTS_MAX: usize = 16;
 
@@ -78,13 +72,14 @@ pub struct Incarnation(pub [u8; 16]);
 pub struct AppendLimits {
     /// A new segment begins once one has grown to this many bytes.
     pub segment_bytes: u32,
-    /// Appends are refused when fewer bytes would stay free.
-    pub reserve_bytes: u64,
+    /// Nothing new is taken in while fewer bytes are free; what was taken in before is still appended, down to a small
+    /// share of it.
+    pub margin_bytes: u64,
 }
 
 impl Default for AppendLimits {
     fn default() -> Self {
-        Self { segment_bytes: SEGMENT_BYTES, reserve_bytes: RESERVE_BYTES }
+        Self { segment_bytes: SEGMENT_BYTES, margin_bytes: MARGIN_BYTES }
     }
 }
 

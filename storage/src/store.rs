@@ -12,14 +12,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use syncline_model::SpaceId;
 
 use self::format::{FORMAT_FILE, check_format, mark_index, mark_keys_sealed};
-use crate::disk::{Access, Disk, FileDisk};
+use crate::disk::{Access, Disk, FileDisk, ReservingDisk};
 use crate::error::StorageError;
-use crate::index::{Batch, Index, IndexError, IndexKind, RedbIndex, SledIndex, SpaceIndex, remove_range};
+use crate::index::{
+    Batch, INDEX_CACHE_BYTES, Index, IndexError, IndexKind, RedbIndex, ReservingIndex, SledIndex, SpaceIndex,
+    remove_range,
+};
 use crate::layout::{
     Area, LAYOUT_VERSION, NODE_NUMBER, SpaceEntry, area_key, decode_u32, number_end, space_suffix, successor,
 };
 use crate::log::{AppendLimits, Incarnation, IndexUse, SpaceLog, create_first_segment};
 use crate::progress::{Activity, Progress};
+use crate::room::Room;
 use crate::small_files::{NODE_DIRECTORY, SmallFiles, read_whole, write_whole};
 
 const LOCK_FILE: &str = "lock";
@@ -46,6 +50,12 @@ pub struct OpenOptions {
     pub index: IndexKind,
     /// When segments end and when the disk counts as full.
     pub limits: AppendLimits,
+    /// Bytes of the disk to hold in reserve for when it is full; None: as many as there are.
+    pub reserve_bytes: Option<u64>,
+    /// Bytes that the directory may take before nothing new is taken in; None: no bound.
+    pub use_bytes_max: Option<u64>,
+    /// Bytes of memory for the index's cache; None: a default.
+    pub index_cache_bytes: Option<u64>,
 }
 
 /// A data directory, held against other processes as long as it or anything made from it lives.
@@ -55,6 +65,7 @@ pub struct Store {
     index: Arc<dyn Index>,
     kind: IndexKind,
     limits: AppendLimits,
+    room: Arc<Room>,
     open: OpenSpaces,
     /// Held while numbers are given to spaces.
     numbering: Mutex<()>,
@@ -67,24 +78,25 @@ impl Store {
     pub fn open(path: &Path, options: OpenOptions, progress: &mut dyn FnMut(Progress)) -> Result<Self, StorageError> {
         prepare_directory(path, options.create)?;
         let lock = Arc::new(lock_directory(path)?);
-        let disk: Arc<dyn Disk> = Arc::new(FileDisk::new(path));
-        let kind = check_format(&*disk, options.index)?;
+        let place = Place::new(path, &options)?;
+        let disk = &place.disk;
+        let kind = check_format(&**disk, options.index)?;
         // What a conversion that was cut short left over.
         for other in IndexKind::ALL.into_iter().filter(|other| *other != kind) {
-            remove_directory_if_there(&*disk, index_directory(other))?;
+            remove_directory_if_there(&**disk, index_directory(other))?;
         }
-        if is_condemned(&*disk)? {
-            put_index_aside(&*disk, kind, progress)?;
+        if is_condemned(&**disk)? {
+            put_index_aside(&**disk, kind, progress)?;
         }
-        match Self::open_index(path, kind, &lock, &disk, options) {
+        match Self::open_index(path, kind, &lock, &place, options) {
             // Putting aside what another process uses would take it away from that one.
             Err(StorageError::Index(IndexError::Locked)) => {
                 Err(StorageError::InUse { path: path.to_owned(), holder: "another process (its index)".to_owned() })
             }
             Err(StorageError::Index(error)) => {
                 tracing::warn!("the index does not open and is made anew: {error}");
-                put_index_aside(&*disk, kind, progress)?;
-                Self::open_index(path, kind, &lock, &disk, options)
+                put_index_aside(&**disk, kind, progress)?;
+                Self::open_index(path, kind, &lock, &place, options)
             }
             other => other,
         }
@@ -94,15 +106,18 @@ impl Store {
         path: &Path,
         kind: IndexKind,
         lock: &Arc<File>,
-        disk: &Arc<dyn Disk>,
+        place: &Place,
         options: OpenOptions,
     ) -> Result<Self, StorageError> {
-        let directory = path.join(index_directory(kind));
+        let (directory, cache) = (index_directory(kind), options.index_cache_bytes.unwrap_or(INDEX_CACHE_BYTES));
         let index: Arc<dyn Index> = match kind {
-            IndexKind::Sled => Arc::new(SledIndex::open(&directory)?.holding(lock.clone())),
-            IndexKind::Redb => Arc::new(RedbIndex::open(&directory)?.holding(lock.clone())),
+            IndexKind::Sled => Arc::new(SledIndex::open(&path.join(directory), cache)?.holding(lock.clone())),
+            IndexKind::Redb => {
+                place.disk.create_directory(directory).map_err(StorageError::io("create", directory))?;
+                Arc::new(RedbIndex::open_on(&*place.disk, directory, cache)?.holding(lock.clone()))
+            }
         };
-        Self::assemble(disk.clone(), index, options)
+        Self::build(place.clone(), index, options)
     }
 
     /// Gives a data directory that nobody uses an index of another kind, made from the logs.
@@ -117,29 +132,38 @@ impl Store {
     ) -> Result<IndexKind, StorageError> {
         prepare_directory(path, false)?;
         let lock = Arc::new(lock_directory(path)?);
-        let disk: Arc<dyn Disk> = Arc::new(FileDisk::new(path));
-        let from = check_format(&*disk, to)?;
+        let options = OpenOptions::default();
+        let place = Place::new(path, &options)?;
+        let disk = &place.disk;
+        let from = check_format(&**disk, to)?;
         if from == to {
             return Ok(from);
         }
-        if is_condemned(&*disk)? {
+        if is_condemned(&**disk)? {
             // Otherwise the mark would be spent on the new one.
-            put_index_aside(&*disk, from, progress)?;
+            put_index_aside(&**disk, from, progress)?;
         }
-        remove_directory_if_there(&*disk, index_directory(to))?;
-        let store = Self::open_index(path, to, &lock, &disk, OpenOptions::default())?;
+        remove_directory_if_there(&**disk, index_directory(to))?;
+        let store = Self::open_index(path, to, &lock, &place, options)?;
         for space in store.spaces()? {
             store.open_space(space, progress)?.close()?;
         }
         store.flush()?;
         drop(store);
-        mark_index(&*disk, to)?;
-        remove_directory_if_there(&*disk, index_directory(from))?;
+        mark_index(&**disk, to)?;
+        remove_directory_if_there(&**disk, index_directory(from))?;
         Ok(from)
     }
 
     /// A store on a given disk and index, as a simulator needs it. Nothing locks the disk.
     pub fn assemble(disk: Arc<dyn Disk>, index: Arc<dyn Index>, options: OpenOptions) -> Result<Self, StorageError> {
+        Self::build(Place::on(disk, &options)?, index, options)
+    }
+
+    fn build(place: Place, index: Arc<dyn Index>, options: OpenOptions) -> Result<Self, StorageError> {
+        let Place { disk, room } = place;
+        room.watch_index(&index);
+        let index: Arc<dyn Index> = Arc::new(ReservingIndex::new(index, room.clone()));
         let kind = check_format(&*disk, options.index)?;
         if read_whole(&*disk, RESTORING_FILE)?.is_some() {
             return Err(StorageError::HalfRestored);
@@ -154,16 +178,19 @@ impl Store {
             index,
             kind,
             limits: options.limits,
+            room,
             open: OpenSpaces::default(),
             numbering: Mutex::default(),
         };
         store.tidy_index(is_condemned(&*store.disk)?)?;
         match store.disk.remove_file(CONDEMNED_FILE) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(StorageError::io("remove", CONDEMNED_FILE)(error))
+                return Err(StorageError::io("remove", CONDEMNED_FILE)(error));
             }
-            _ => Ok(store),
+            _ => {}
         }
+        store.room.tend()?;
+        Ok(store)
     }
 
     /// Marks the directory as one whose key files are sealed under a passphrase, which releases that know of none then
@@ -222,7 +249,7 @@ impl Store {
     ) -> Result<SpaceLog, StorageError> {
         let directory = format!("{}/{LOG_DIRECTORY}", space_directory(open.space()));
         let index_of = |space, incarnation, index_use| self.index_of(space, incarnation, index_use);
-        SpaceLog::open(&self.disk, directory, self.limits, open, &index_of, index_use, progress)
+        SpaceLog::open(&self.disk, directory, self.limits, &self.room, open, &index_of, index_use, progress)
     }
 
     /// Marks the directory as being restored into, or no longer.
@@ -271,6 +298,11 @@ impl Store {
     /// Which store keeps the index.
     pub fn index_kind(&self) -> IndexKind {
         self.kind
+    }
+
+    /// What the directory takes of the disk, and what is left. It does not keep the directory locked.
+    pub fn room(&self) -> Arc<Room> {
+        self.room.clone()
     }
 
     /// About how many bytes the index takes.
@@ -393,6 +425,24 @@ impl Store {
     fn index_failed(&self, error: IndexError) -> StorageError {
         condemn_index(&*self.disk);
         StorageError::Index(error)
+    }
+}
+
+/// Where a data directory stands: its disk, with the reserve behind it.
+#[derive(Debug, Clone)]
+struct Place {
+    disk: Arc<dyn Disk>,
+    room: Arc<Room>,
+}
+
+impl Place {
+    fn new(path: &Path, options: &OpenOptions) -> Result<Self, StorageError> {
+        Self::on(Arc::new(FileDisk::new(path)), options)
+    }
+
+    fn on(disk: Arc<dyn Disk>, options: &OpenOptions) -> Result<Self, StorageError> {
+        let room = Arc::new(Room::open(disk.clone(), options)?);
+        Ok(Self { disk: Arc::new(ReservingDisk::new(disk, room.clone())), room })
     }
 }
 

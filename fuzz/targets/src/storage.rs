@@ -66,7 +66,7 @@ struct Machine {
 
 impl Machine {
     fn start(&self) -> Option<Store> {
-        let limits = AppendLimits { segment_bytes: SEGMENT_BYTES, reserve_bytes: 1000 };
+        let limits = AppendLimits { segment_bytes: SEGMENT_BYTES, margin_bytes: 2000 };
         let options = OpenOptions { create: true, limits, ..OpenOptions::default() };
         Store::assemble(Arc::new(self.disk.clone()), Arc::new(self.index.clone()), options).ok()
     }

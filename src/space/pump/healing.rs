@@ -1,4 +1,4 @@
-//! Beginning anew in the middle of the work: after damage that was met, and when keys came late.
+//! Beginning anew in the middle of the work: after damage that was met, when keys came late, and on a full disk.
 //!
 //! Core and documents count on what the log holds. When a record turns out to be damaged they have to forget its
 //! operations, so that these are fetched again: the replica is dropped and opened again, as a restart of the node
@@ -14,6 +14,8 @@ use crate::documents::DocumentError;
 
 /// Damaged stretches that are remembered until what stood in them is held again.
 const LOST_MAX: usize = 100;
+/// A space that finds no room twice within this time ends.
+const FULL_PAUSE_MS: u64 = 10_000;
 
 /// Operations that stood in a damaged record.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +43,19 @@ impl Pump {
         healed.lost.extend(lost);
         healed.lost.truncate(LOST_MAX);
         Some(healed)
+    }
+
+    /// Begins anew without what there was no room for, even in the reserve: none of it was acknowledged or sent. When
+    /// that happens again at once the space ends, so that somebody makes room.
+    pub(super) fn begin_on_full_disk(self, full: &StorageError) -> Option<Self> {
+        let now_ms = self.clock().now_ms;
+        if self.full_at_ms.is_some_and(|at_ms| now_ms < at_ms + FULL_PAUSE_MS) {
+            return self.stop(full);
+        }
+        tracing::error!(space = %self.space().short(), %full, "what was taken in cannot be written and is given up");
+        let mut begun = self.begin_anew()?;
+        begun.full_at_ms = Some(now_ms);
+        Some(begun)
     }
 
     /// Drops the replica and opens it again; None when that fails, which then is published.

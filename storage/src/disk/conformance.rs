@@ -38,6 +38,17 @@ fn check(disk: &dyn Disk) {
     assert_eq!(disk.rename("a/one", "one").unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(disk.create("a/one", Access::Default).unwrap().length().unwrap(), 0, "creating empties");
 
+    let file = disk.create("a/taken", Access::Default).unwrap();
+    file.set_length(1 << 16).unwrap();
+    assert!(file.allocated_bytes().unwrap() < 1 << 16, "growing takes no room");
+    file.set_length(0).unwrap();
+    file.allocate(1 << 16).unwrap();
+    assert_eq!(file.length().unwrap(), 1 << 16);
+    assert!(file.allocated_bytes().unwrap() >= 1 << 16, "allocating does");
+    assert_eq!((file.read_at(1 << 15, &mut buffer).unwrap(), buffer), (16, [0; 16]));
+    file.set_length(0).unwrap();
+    assert_eq!(file.allocated_bytes().unwrap(), 0, "cutting gives it back");
+
     disk.create("a/b/deep", Access::Default).unwrap();
     disk.rename("a", "c").unwrap();
     assert_eq!(disk.list("").unwrap(), ["c"]);
@@ -98,6 +109,24 @@ fn a_process_crash_keeps_what_was_written() {
     disk.restart();
     assert_eq!(disk.open("kept").unwrap().length().unwrap(), 7);
     assert_eq!(disk.faults_fired(), 1);
+}
+
+#[test]
+fn a_write_that_does_not_fit_is_done_as_far_as_it_does() {
+    let disk = MemoryDisk::new();
+    disk.set_capacity(Some(2048));
+    let file = disk.create("file", Access::Default).unwrap();
+    file.write_at(0, &[1; 1000]).unwrap();
+    assert_eq!((disk.available_bytes().unwrap(), disk.used_bytes()), (1024, 1024));
+    assert_eq!(file.write_at(1000, &[2; 2000]).unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!((file.length().unwrap(), disk.available_bytes().unwrap()), (2048, 0));
+    file.write_at(0, &[3; 2048]).unwrap();
+    let other = disk.create("other", Access::Default).unwrap();
+    assert_eq!(other.allocate(512).unwrap_err().kind(), ErrorKind::StorageFull);
+    file.set_length(1000).unwrap();
+    other.allocate(1024).unwrap();
+    disk.remove_file("other").unwrap();
+    assert_eq!(disk.available_bytes().unwrap(), 1024);
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Access, Disk, DiskFile, check_path, split_path};
+use super::{Access, Disk, DiskFile, check_path, is_full, split_path};
+
+/// Bytes of zeros that are written at once.
+const ZEROS_BYTES: usize = 1 << 20;
 
 /// The files below a directory of the file system.
 #[derive(Debug, Clone)]
@@ -94,6 +97,19 @@ impl Disk for FileDisk {
 #[derive(Debug)]
 struct RealFile(File);
 
+impl RealFile {
+    fn write_zeros(&self, length: u64) -> io::Result<()> {
+        let zeros = vec![0; ZEROS_BYTES];
+        let mut offset = 0;
+        while offset < length {
+            let count = (length - offset).min(ZEROS_BYTES as u64);
+            self.write_at(offset, &zeros[..count as usize])?;
+            offset += count;
+        }
+        Ok(())
+    }
+}
+
 impl DiskFile for RealFile {
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
@@ -127,6 +143,19 @@ impl DiskFile for RealFile {
 
     fn set_length(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        match fs4::FileExt::allocate(&self.0, length) {
+            Ok(()) if self.allocated_bytes()? >= length => Ok(()),
+            Err(error) if is_full(&error) => Err(error),
+            // Not every system or file system can; all of them can write.
+            _ => self.write_zeros(length),
+        }
+    }
+
+    fn allocated_bytes(&self) -> io::Result<u64> {
+        fs4::FileExt::allocated_size(&self.0)
     }
 
     fn sync(&self) -> io::Result<()> {

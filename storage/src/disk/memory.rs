@@ -5,7 +5,7 @@
 //! changes. Directories treat their names alike. A failed sync forgets the changes, as Linux does: the process goes
 //! on seeing what the platter will never hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,6 +14,8 @@ use super::{Access, Disk, DiskFile, check_path, split_path};
 
 /// A power loss keeps or loses content in units of this size unless told otherwise, beside torn writes at any byte.
 const SECTOR_BYTES: usize = 512;
+/// Room is taken in units of this size.
+const BLOCK_BYTES: usize = 512;
 
 /// The kinds of calls that change something and can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +78,7 @@ struct Controls {
     faults: Vec<Fault>,
     fired: u64,
     available: Option<u64>,
+    capacity: Option<u64>,
     sector_bytes: Option<usize>,
     full: bool,
 }
@@ -91,6 +94,8 @@ struct Content {
     seen: Vec<u8>,
     durable: Vec<u8>,
     changes: Vec<ContentChange>,
+    /// The blocks that take room, by number.
+    blocks: BTreeSet<usize>,
 }
 
 #[derive(Debug)]
@@ -153,6 +158,23 @@ impl MemoryDisk {
     /// Sets how many bytes are reported as available; None for no end of them.
     pub fn limit_available(&self, bytes: Option<u64>) {
         lock(&self.controls).available = bytes;
+    }
+
+    /// Sets how many bytes fit on the disk in all; None for no end of them. A write that does not fit is done as far as
+    /// it does, and then there is no space left.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        lock(&self.controls).capacity = bytes;
+    }
+
+    /// How many bytes of the disk are taken, in whole blocks.
+    pub fn used_bytes(&self) -> u64 {
+        (self.root.blocks() * BLOCK_BYTES) as u64
+    }
+
+    /// Blocks that can still be taken.
+    fn blocks_left(&self) -> usize {
+        let capacity = lock(&self.controls).capacity;
+        capacity.map_or(usize::MAX, |bytes| (bytes.saturating_sub(self.used_bytes()) as usize) / BLOCK_BYTES)
     }
 
     /// Sets the unit in which a power loss keeps or loses content.
@@ -284,6 +306,7 @@ impl Disk for MemoryDisk {
             Some(Node::File(content)) => {
                 let mut emptied = lock(&content);
                 emptied.seen.clear();
+                emptied.blocks.clear();
                 emptied.changes.push(ContentChange::Length { length: 0 });
                 drop(emptied);
                 Ok(self.handle(content))
@@ -359,8 +382,9 @@ impl Disk for MemoryDisk {
     }
 
     fn available_bytes(&self) -> io::Result<u64> {
+        let left = self.blocks_left().saturating_mul(BLOCK_BYTES) as u64;
         let controls = lock(&self.controls);
-        Ok(if controls.full { 0 } else { controls.available.unwrap_or(u64::MAX) })
+        Ok(if controls.full { 0 } else { controls.available.unwrap_or(u64::MAX).min(left) })
     }
 }
 
@@ -372,6 +396,14 @@ impl Names {
 }
 
 impl Directory {
+    fn blocks(&self) -> usize {
+        let of_node = |node: &Node| match node {
+            Node::File(content) => lock(content).blocks.len(),
+            Node::Directory(directory) => directory.blocks(),
+        };
+        lock(&self.0).seen.values().map(of_node).sum()
+    }
+
     fn lose_power(&self, sector_bytes: usize, choose: &mut dyn FnMut(u64) -> u64) {
         let mut names = lock(&self.0);
         // A file system may make changes of names durable early, but keeps their order.
@@ -399,6 +431,16 @@ impl Directory {
 }
 
 impl Content {
+    /// How many of `length` bytes at `offset` fit when so many blocks are left.
+    fn fitting(&self, offset: usize, length: usize, left: usize) -> usize {
+        let missing = blocks_of(offset, length).filter(|block| !self.blocks.contains(block)).nth(left);
+        missing.map_or(length, |block| (block * BLOCK_BYTES).saturating_sub(offset))
+    }
+
+    fn take_room(&mut self, offset: usize, length: usize) {
+        self.blocks.extend(blocks_of(offset, length));
+    }
+
     fn lose_power(&mut self, sector_bytes: usize, choose: &mut dyn FnMut(u64) -> u64) {
         let mut durable = std::mem::take(&mut self.durable);
         let all_or_some = choose(3);
@@ -414,8 +456,14 @@ impl Content {
             }
         }
         self.seen = durable.clone();
+        self.blocks = blocks_of(0, durable.len()).collect();
         self.durable = durable;
     }
+}
+
+/// The blocks that `length` bytes at `offset` stand in.
+fn blocks_of(offset: usize, length: usize) -> std::ops::Range<usize> {
+    if length == 0 { 0..0 } else { offset / BLOCK_BYTES..(offset + length).div_ceil(BLOCK_BYTES) }
 }
 
 /// Keeps some sectors of a write, or a prefix that ends at any byte.
@@ -482,15 +530,21 @@ impl DiskFile for MemoryFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let admitted = self.admit(DiskOperation::Write);
-        let done = match &admitted {
+        let mut admitted = self.admit(DiskOperation::Write);
+        let mut done = match &admitted {
             Ok(()) => bytes.len(),
             Err(Refusal::Killed | Refusal::Fault(FaultKind::HalfWritten)) => bytes.len() / 2,
             Err(_) => 0,
         };
         let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let left = self.disk.blocks_left();
         let mut content = lock(&self.content);
+        let fitting = content.fitting(offset, done, left);
+        if fitting < done {
+            (done, admitted) = (fitting, admitted.and(Err(Refusal::Fault(FaultKind::Full))));
+        }
         overwrite(&mut content.seen, offset, &bytes[..done]);
+        content.take_room(offset, done);
         content.changes.push(ContentChange::Write { offset, bytes: bytes[..done].to_vec() });
         Ok(admitted?)
     }
@@ -500,8 +554,28 @@ impl DiskFile for MemoryFile {
         let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut content = lock(&self.content);
         content.seen.resize(length, 0);
+        drop(content.blocks.split_off(&length.div_ceil(BLOCK_BYTES)));
         content.changes.push(ContentChange::Length { length });
         Ok(())
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        self.admit(DiskOperation::Write)?;
+        let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let left = self.disk.blocks_left();
+        let mut content = lock(&self.content);
+        if content.fitting(0, length, left) < length {
+            return Err(Refusal::Fault(FaultKind::Full).into());
+        }
+        content.seen.resize(length, 0);
+        content.take_room(0, length);
+        content.changes.push(ContentChange::Length { length });
+        Ok(())
+    }
+
+    fn allocated_bytes(&self) -> io::Result<u64> {
+        self.admit(DiskOperation::Read)?;
+        Ok((lock(&self.content).blocks.len() * BLOCK_BYTES) as u64)
     }
 
     fn sync(&self) -> io::Result<()> {

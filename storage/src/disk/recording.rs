@@ -479,6 +479,18 @@ impl DiskFile for RecordingFile {
         set
     }
 
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        let mut record = self.disk.lock();
+        self.file.allocate(length)?;
+        let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        record.history.changes.push(Change::Length { file: self.node, length });
+        Ok(())
+    }
+
+    fn allocated_bytes(&self) -> io::Result<u64> {
+        self.file.allocated_bytes()
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut record = self.disk.lock();
         self.file.sync()?;

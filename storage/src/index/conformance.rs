@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::{Batch, Index, MemoryIndex, RedbIndex, SledIndex, SpaceIndex, remove_range};
-use crate::disk::MemoryDisk;
+use super::{Batch, INDEX_CACHE_BYTES, Index, MemoryIndex, RedbIndex, SledIndex, SpaceIndex, remove_range};
+use crate::disk::{FileDisk, MemoryDisk};
 use crate::layout::Area;
 
 const AREA: Area = Area::external(0x20);
@@ -102,20 +102,21 @@ fn memory_conforms() {
 #[test]
 fn sled_conforms_and_keeps_what_was_flushed() {
     let directory = tempfile::tempdir().unwrap();
-    let index: Arc<dyn Index> = Arc::new(SledIndex::open(directory.path()).unwrap());
+    let index: Arc<dyn Index> = Arc::new(SledIndex::open(directory.path(), INDEX_CACHE_BYTES).unwrap());
     check(&index);
     drop(index);
-    let index = SledIndex::open(directory.path()).unwrap();
+    let index = SledIndex::open(directory.path(), INDEX_CACHE_BYTES).unwrap();
     assert_eq!(index.value(b"a").unwrap().as_deref(), Some(&b"last"[..]));
 }
 
 #[test]
 fn redb_conforms_and_keeps_what_was_flushed() {
     let directory = tempfile::tempdir().unwrap();
-    let index: Arc<dyn Index> = Arc::new(RedbIndex::open(directory.path()).unwrap());
+    let index: Arc<dyn Index> =
+        Arc::new(RedbIndex::open_on(&FileDisk::new(directory.path()), "", INDEX_CACHE_BYTES).unwrap());
     check(&index);
     drop(index);
-    let index = RedbIndex::open(directory.path()).unwrap();
+    let index = RedbIndex::open_on(&FileDisk::new(directory.path()), "", INDEX_CACHE_BYTES).unwrap();
     assert_eq!(index.value(b"a").unwrap().as_deref(), Some(&b"last"[..]));
 }
 
@@ -123,7 +124,7 @@ fn redb_conforms_and_keeps_what_was_flushed() {
 fn a_power_loss_takes_redb_back_to_whole_batches() {
     for kept in 0..40 {
         let disk = MemoryDisk::new();
-        let index = RedbIndex::open_on(&disk, "").unwrap();
+        let index = RedbIndex::open_on(&disk, "", INDEX_CACHE_BYTES).unwrap();
         put_all(&index, &[("a", "1"), ("b", "1")]);
         index.flush().unwrap();
         put_all(&index, &[("a", "2"), ("b", "2")]);
@@ -139,7 +140,7 @@ fn a_power_loss_takes_redb_back_to_whole_batches() {
             (choice >> 33) % bound
         });
         drop(index);
-        let index = RedbIndex::open_on(&disk, "").unwrap();
+        let index = RedbIndex::open_on(&disk, "", INDEX_CACHE_BYTES).unwrap();
         let (a, b) = (index.value(b"a").unwrap(), index.value(b"b").unwrap());
         assert!(a.is_some() && a == b, "{kept}: {a:?} and {b:?} were written together");
     }
@@ -162,8 +163,8 @@ fn a_power_loss_takes_back_whole_batches() {
 fn sled_waits_for_the_one_before_and_refuses_beside_it() {
     let directory = tempfile::tempdir().unwrap();
     for _ in 0..20 {
-        drop(SledIndex::open(directory.path()).unwrap());
+        drop(SledIndex::open(directory.path(), INDEX_CACHE_BYTES).unwrap());
     }
-    let _held = SledIndex::open(directory.path()).unwrap();
-    assert!(matches!(SledIndex::open(directory.path()), Err(super::IndexError::Locked)));
+    let _held = SledIndex::open(directory.path(), INDEX_CACHE_BYTES).unwrap();
+    assert!(matches!(SledIndex::open(directory.path(), INDEX_CACHE_BYTES), Err(super::IndexError::Locked)));
 }

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,13 +14,11 @@ use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend, Tabl
 
 use super::guard::guarded;
 use super::{Batch, Index, IndexError, KeyValue, Visit};
-use crate::disk::{Access, Disk, DiskFile, FileDisk};
+use crate::disk::{Access, Disk, DiskFile};
 
 /// The table and its file.
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("index");
 const FILE: &str = "index.redb";
-/// Bytes of memory that redb may keep pages in. The operating system caches the file besides.
-const CACHE_BYTES: usize = 32 << 20;
 /// Changes, and bytes of them, after which a batch is made durable: bounds how the file grows between.
 const VOLATILE_CHANGES_MAX: usize = 1 << 15;
 const VOLATILE_BYTES_MAX: usize = 8 << 20;
@@ -39,14 +36,9 @@ pub struct RedbIndex {
 }
 
 impl RedbIndex {
-    /// Opens or creates the index in the directory `path`.
-    pub fn open(path: &Path) -> Result<Self, IndexError> {
-        guarded(|| std::fs::create_dir_all(path))?;
-        Self::open_on(&FileDisk::new(path), "")
-    }
-
-    /// Opens or creates the index in an existing directory of a disk. Nobody else may have it open.
-    pub fn open_on(disk: &dyn Disk, directory: &str) -> Result<Self, IndexError> {
+    /// Opens or creates the index in an existing directory of a disk, with so many bytes of memory for a cache. Nobody
+    /// else may have it open.
+    pub fn open_on(disk: &dyn Disk, directory: &str, cache_bytes: u64) -> Result<Self, IndexError> {
         let path = if directory.is_empty() { FILE.to_owned() } else { format!("{directory}/{FILE}") };
         let file = guarded(|| match disk.open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -56,7 +48,7 @@ impl RedbIndex {
             }
             other => other,
         })?;
-        let database = open_checked(&file)?;
+        let database = open_checked(&file, cache_bytes)?;
         guarded(|| -> Result<(), redb::Error> {
             let transaction = database.begin_write()?;
             drop(transaction.open_table(TABLE)?);
@@ -90,11 +82,12 @@ impl RedbIndex {
 
 /// Opens the database and checks all of it once: redb itself goes over the checksums of its pages only after an
 /// unclean end, and would take a page that changed on the disk for good.
-fn open_checked(file: &Arc<dyn DiskFile>) -> Result<Database, IndexError> {
+fn open_checked(file: &Arc<dyn DiskFile>, cache_bytes: u64) -> Result<Database, IndexError> {
     let checked = Arc::new(AtomicBool::new(false));
     let noted = checked.clone();
     let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES).set_repair_callback(move |_| noted.store(true, Ordering::Relaxed));
+    let cache_bytes = usize::try_from(cache_bytes).unwrap_or(usize::MAX);
+    builder.set_cache_size(cache_bytes).set_repair_callback(move |_| noted.store(true, Ordering::Relaxed));
     let mut database = guarded(|| builder.create_with_backend(OnDisk(file.clone())))?;
     if checked.load(Ordering::Relaxed) || guarded(|| database.check_integrity())? {
         Ok(database)

@@ -8,8 +8,6 @@ use std::time::Duration;
 use super::guard::guarded;
 use super::{Batch, Index, IndexError, KeyValue, Visit};
 
-/// Bytes of memory that sled may keep pages in. The operating system caches the files besides.
-const CACHE_BYTES: u64 = 32 << 20;
 /// How often sled writes out what is only in memory. What is lost in between is made anew from the log.
 const FLUSH_EVERY_MS: u64 = 500;
 
@@ -29,11 +27,11 @@ pub struct SledIndex {
 }
 
 impl SledIndex {
-    /// Opens or creates the index in the directory `path`.
-    pub fn open(path: &Path) -> Result<Self, IndexError> {
+    /// Opens or creates the index in the directory `path`, with so many bytes of memory for a cache.
+    pub fn open(path: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
         let config = sled::Config::new()
             .path(path)
-            .cache_capacity(CACHE_BYTES)
+            .cache_capacity(cache_bytes)
             .flush_every_ms(Some(FLUSH_EVERY_MS))
             .use_compression(false)
             .mode(sled::Mode::HighThroughput);

@@ -46,8 +46,10 @@ impl SpaceLog {
                 continue;
             }
             self.write_again(number, &stretches)?;
+            let bytes = stretches.iter().map(|(from, to)| u64::from(to - from)).sum::<u64>();
+            self.log_use.add_reclaimed(bytes);
             reclaimed.segments += 1;
-            reclaimed.bytes += stretches.iter().map(|(from, to)| u64::from(to - from)).sum::<u64>();
+            reclaimed.bytes += bytes;
         }
         Ok(reclaimed)
     }

@@ -39,11 +39,18 @@ pub(crate) struct Segment {
     /// Up to where its header proves it durable.
     pub(crate) durable: u32,
     pub(crate) header_intact: bool,
+    /// About how many bytes of the disk its file takes.
+    pub(crate) allocated: u64,
 }
 
 impl Segment {
     pub(crate) fn path(&self, parts: &LogParts) -> String {
         segment_path(&parts.directory, self.number)
+    }
+
+    /// Bytes up to its end that take no room.
+    pub(crate) fn holes(&self) -> u64 {
+        u64::from(self.end).saturating_sub(self.allocated)
     }
 }
 
@@ -72,6 +79,7 @@ pub(crate) fn survey(disk: &dyn Disk, directory: &str, space: SpaceId) -> Result
         let path = segment_path(directory, number);
         let file = disk.open(&path).map_err(StorageError::io("open", &path))?;
         let length = file.length().map_err(StorageError::io("measure", &path))?;
+        let allocated = file.allocated_bytes().map_err(StorageError::io("measure", &path))?;
         let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
         file.read_at(0, &mut bytes).map_err(StorageError::io("read", &path))?;
         let header = SegmentHeader::decode(&bytes, &path)?.filter(|header| header.number == number);
@@ -90,6 +98,7 @@ pub(crate) fn survey(disk: &dyn Disk, directory: &str, space: SpaceId) -> Result
             end: u32::try_from(length).unwrap_or(u32::MAX).max(SEGMENT_HEADER_BYTES),
             durable: header.map_or(SEGMENT_HEADER_BYTES, |header| header.durable.max(SEGMENT_HEADER_BYTES)),
             header_intact: header.is_some(),
+            allocated,
         });
     }
     let unreadable = StorageError::Unreadable { path: directory.to_owned(), reason: "the log has no segments" };
@@ -231,7 +240,7 @@ fn copy_tail(
     };
     let new_file =
         create_segment(&*parts.disk, &parts.directory, &header, &mut fill).map_err(|failure| failure.error)?;
-    Ok((Segment { number, end, durable: end, header_intact: true }, new_file))
+    Ok((Segment { number, end, durable: end, header_intact: true, allocated: u64::from(end) }, new_file))
 }
 
 /// The number after a segment's.

@@ -12,8 +12,8 @@ use super::record::{RECORD_HEADER_BYTES, RecordHeader};
 use super::recovery::{Segment, next_number, remove_temporary_files, settle_last_segment, survey};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, create_segment, segment_path};
 use super::{
-    AHEAD_BYTES_MAX, AHEAD_SHARE, APPEND_BYTES_MAX, AppendLimits, Damage, INTAKE_RESERVES, Incarnation, LogParts,
-    RESERVE_SHARE, UNSYNCED_BYTES_MAX, UNSYNCED_RUNS_MAX,
+    AHEAD_BYTES_MAX, AHEAD_SHARE, APPEND_BYTES_MAX, AppendLimits, Damage, Incarnation, LogParts, UNSYNCED_BYTES_MAX,
+    UNSYNCED_RUNS_MAX,
 };
 use crate::disk::{Disk, DiskFile};
 use crate::error::StorageError;
@@ -21,6 +21,7 @@ use crate::index::{GatheredIndex, IndexError, SpaceIndex};
 use crate::layout::{Area, Watermark, decode_arrival, decode_position, encode_arrival};
 use crate::position::Position;
 use crate::progress::Progress;
+use crate::room::{LogUse, NoRoom, Room};
 use crate::store::OpenSpace;
 
 /// A space's log, owned by the one thread that appends to it.
@@ -33,8 +34,11 @@ pub struct SpaceLog {
     gathered: Option<Arc<GatheredIndex>>,
     /// Bytes that can be appended before the disk is asked for its free space again.
     known_room: u64,
-    /// Bytes that can be appended before [`SpaceLog::has_room`] asks the disk again.
+    /// Bytes that can be appended before [`SpaceLog::no_room`] asks the disk again.
     known_intake: u64,
+    /// How often the reserve had been given up when that was found.
+    seen_given_up: u64,
+    pub(super) log_use: LogUse,
     limits: AppendLimits,
     pub(super) segment: CurrentSegment,
     segments: u64,
@@ -116,6 +120,7 @@ impl SpaceLog {
         disk: &Arc<dyn Disk>,
         directory: String,
         limits: AppendLimits,
+        room: &Arc<Room>,
         open: OpenSpace,
         index_of: &dyn Fn(SpaceId, Incarnation, IndexUse) -> Result<SpaceIndex, StorageError>,
         index_use: IndexUse,
@@ -137,7 +142,10 @@ impl SpaceLog {
         let watermark = complete_index(&parts, &segments, watermark, index_use, progress)?;
         parts.look_for_gaps()?;
         let last = *segments.last().expect("recovery leaves a segment to append to");
-        let earlier_bytes = segments[..segments.len() - 1].iter().map(|segment| u64::from(segment.end)).sum();
+        let earlier_bytes: u64 = segments[..segments.len() - 1].iter().map(|segment| u64::from(segment.end)).sum();
+        let mut log_use = LogUse::new(room.clone());
+        log_use.set(earlier_bytes + u64::from(last.end));
+        log_use.add_reclaimed(segments[..segments.len() - 1].iter().map(Segment::holes).sum());
         Ok(Self {
             limits,
             segment: CurrentSegment::settled(last.number, file, last.end),
@@ -152,6 +160,8 @@ impl SpaceLog {
             gathered: None,
             known_room: 0,
             known_intake: 0,
+            seen_given_up: 0,
+            log_use,
             _open: open,
         })
     }
@@ -260,6 +270,7 @@ impl SpaceLog {
         }
         self.segment.length = end;
         self.segment.reach = self.segment.reach.max(end);
+        self.log_use.set(self.log_bytes());
         self.unsynced_bytes += size;
         self.unsynced.extend(runs.iter().zip(&positions).map(|(filed, position)| {
             let length = body(filed);
@@ -269,18 +280,26 @@ impl SpaceLog {
         Ok(positions)
     }
 
-    /// Whether there is room to take in anything new, or the disk is as good as full.
+    /// Why nothing new may be taken in, or None when there is room.
     ///
-    /// An append refuses when it would eat into the reserve, but by then something has been taken in that cannot be
-    /// written, and that its taker cannot take back. So this asks for more than the reserve, and is to be asked first.
-    pub fn has_room(&mut self) -> Result<bool, StorageError> {
-        if self.known_intake == 0 {
-            let (reserve, path) = (self.limits.reserve_bytes, &self.parts.directory);
-            let available = self.parts.disk.available_bytes().map_err(StorageError::io("measure", path))?;
-            let spare = available.saturating_sub(reserve.saturating_mul(INTAKE_RESERVES));
-            self.known_intake = spare.min(reserve / RESERVE_SHARE);
+    /// An append refuses only when there is no room at all, but by then something has been taken in that cannot be
+    /// written, and that its taker cannot take back. So this asks for a margin, and is to be asked first.
+    pub fn no_room(&mut self) -> Result<Option<NoRoom>, StorageError> {
+        let room = &self.log_use.room;
+        let given_up = room.given_up();
+        if self.known_intake == 0 || self.seen_given_up != given_up {
+            self.seen_given_up = given_up;
+            self.known_intake = match room.intake() {
+                Ok(Ok(spare)) => spare,
+                Ok(Err(no_room)) => {
+                    self.known_intake = 0;
+                    return Ok(Some(no_room));
+                }
+                Err(StorageError::Index(error)) => return Err(self.parts.index_failed(error)),
+                Err(error) => return Err(error),
+            };
         }
-        Ok(self.known_intake > 0)
+        Ok(None)
     }
 
     /// Makes everything appended durable with one `fdatasync`, then shows it: only now may it be acknowledged.
@@ -307,8 +326,11 @@ impl SpaceLog {
 
     /// What the log holds.
     pub fn stats(&self) -> Result<LogStats, StorageError> {
-        let log_bytes = self.earlier_bytes + u64::from(self.segment.length);
-        self.reader().stats(self.indexer.watermark(), self.segments, log_bytes)
+        self.reader().stats(self.indexer.watermark(), self.segments, self.log_bytes())
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.earlier_bytes + u64::from(self.segment.length)
     }
 
     /// Syncs and writes out the index, so that the next opening has nothing to do.
@@ -338,21 +360,15 @@ impl SpaceLog {
         Ok(())
     }
 
-    /// Refuses what would eat into the reserve. The disk is asked again after a small share of the reserve only:
-    /// should somebody else fill it in between, the reserve is what still takes the write.
+    /// Refuses what the disk has no room for. The disk is asked again after a small share of the margin only: should
+    /// somebody else fill it in between, the reserve is what still takes the write.
     fn check_room(&mut self, size: u64) -> Result<(), StorageError> {
         self.known_intake = self.known_intake.saturating_sub(size);
-        let (reserve, path) = (self.limits.reserve_bytes, &self.parts.directory);
-        if size <= self.known_room {
-            self.known_room -= size;
-            return Ok(());
+        if size > self.known_room {
+            self.known_room = 0;
+            self.known_room = self.log_use.room.append(size)?;
         }
-        self.known_room = 0;
-        let available = self.parts.disk.available_bytes().map_err(StorageError::io("measure", path))?;
-        let Some(room) = available.checked_sub(size).filter(|left| *left >= reserve) else {
-            return Err(StorageError::Full { available, reserve });
-        };
-        self.known_room = (room - reserve).min(reserve / RESERVE_SHARE);
+        self.known_room -= size;
         Ok(())
     }
 
@@ -402,6 +418,7 @@ impl SpaceLog {
         self.earlier_bytes += u64::from(self.segment.length);
         self.segments += 1;
         self.segment = CurrentSegment::settled(number, file, SEGMENT_HEADER_BYTES);
+        self.log_use.set(self.log_bytes());
         Ok(())
     }
 

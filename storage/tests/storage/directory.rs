@@ -11,7 +11,10 @@ use super::workload::{Author, INCARNATION, Machine, SPACE, sequences, shown};
 const CREATE: OpenOptions = OpenOptions {
     create: true,
     index: syncline_storage::IndexKind::Sled,
-    limits: syncline_storage::AppendLimits { segment_bytes: 64 << 20, reserve_bytes: 1000 },
+    limits: syncline_storage::AppendLimits { segment_bytes: 64 << 20, margin_bytes: 2000 },
+    reserve_bytes: None,
+    use_bytes_max: None,
+    index_cache_bytes: None,
 };
 
 fn open(path: &Path) -> Result<Store, StorageError> {

@@ -9,7 +9,7 @@ use syncline_storage::{
     Batch, Disk, DiskFile, FileScope, Index, IndexError, MemoryDisk, MemoryIndex, SpaceLog, StorageError, Store,
 };
 
-use super::scripts::{SMALL, start};
+use super::scripts::{RESERVED, SMALL, Sizes, start};
 use super::workload::{Author, INCARNATION, SPACE, shown};
 
 /// How the chosen call fails, and whether those after it do as well.
@@ -25,6 +25,8 @@ struct Schedule {
     calls: u64,
     fail_at: Option<(u64, Failure)>,
     fired: u64,
+    /// What the last call that failed was to do.
+    fired_at: Option<DiskOperation>,
 }
 
 impl Schedule {
@@ -76,6 +78,7 @@ impl FailingDisk {
             return Ok(());
         }
         schedule.fired += 1;
+        schedule.fired_at = operation;
         match operation {
             Some(operation) => self.disk.inject(Fault { operation, skip: 0, kind }),
             None => return Err(io::Error::other("simulated disk failure")),
@@ -156,6 +159,16 @@ impl DiskFile for FailingFile {
     fn set_length(&self, length: u64) -> io::Result<()> {
         self.disk.call(Some(DiskOperation::SetLength))?;
         self.file.set_length(length)
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        self.disk.call(Some(DiskOperation::Write))?;
+        self.file.allocate(length)
+    }
+
+    fn allocated_bytes(&self) -> io::Result<u64> {
+        self.disk.call(Some(DiskOperation::Read))?;
+        self.file.allocated_bytes()
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -351,10 +364,11 @@ fn sync(log: &mut SpaceLog, told: &mut Told) -> Result<(), StorageError> {
 fn work(
     disk: &FailingDisk,
     index: &Arc<dyn Index>,
+    sizes: Sizes,
     told: &mut Told,
     authors: &mut [Author],
 ) -> Result<(), StorageError> {
-    let store = start(Arc::new(disk.clone()), index.clone(), SMALL)?;
+    let store = start(Arc::new(disk.clone()), index.clone(), sizes)?;
     if store.spaces()?.is_empty() {
         store.create_space(SPACE, INCARNATION, &[("keys", FIRST_KEYS)])?;
     }
@@ -414,7 +428,7 @@ const FAILURES: [Failure; 6] = [
 type Begin<'a> = &'a dyn Fn(&mut Told, &mut [Author]) -> (MemoryDisk, MemoryIndex);
 
 /// Does the work once for every call that it makes and every failure; returns how many failed.
-fn sweep(begin: Begin<'_>, with_index: bool) -> u64 {
+fn sweep(begin: Begin<'_>, with_index: bool, sizes: Sizes) -> u64 {
     let mut fired = 0;
     let ends = [End::Whole, End::First, End::Failure];
     let variants = ends.map(|end| [(end, false), (end, true)]).concat();
@@ -430,7 +444,7 @@ fn sweep(begin: Begin<'_>, with_index: bool) -> u64 {
             }
             let disk = FailingDisk::new(memory.clone());
             disk.fail_at(at, failure);
-            let done = work(&disk, &(Arc::new(index.clone()) as Arc<dyn Index>), &mut told, &mut authors);
+            let done = work(&disk, &(Arc::new(index.clone()) as Arc<dyn Index>), sizes, &mut told, &mut authors);
             let reached = disk.schedule().has_come();
             disk.heal();
             let context = format!("{failure:?} at call {at}: {done:?}");
@@ -462,14 +476,49 @@ fn sweep(begin: Begin<'_>, with_index: bool) -> u64 {
 
 #[test]
 fn a_failure_at_any_call_of_a_first_start_loses_nothing_acknowledged() {
-    let fired = sweep(&|_, _| (MemoryDisk::new(), MemoryIndex::new()), true);
-    assert!(fired > 300, "{fired}");
+    for sizes in [SMALL, RESERVED] {
+        let fired = sweep(&|_, _| (MemoryDisk::new(), MemoryIndex::new()), true, sizes);
+        assert!(fired > 300, "{fired}");
+    }
+}
+
+#[test]
+fn no_room_once_at_any_call_ends_nothing_while_there_is_a_reserve() {
+    let (mut fired, mut syncs) = (0, 0);
+    for at in 1.. {
+        let (mut told, mut authors) = (Told { keys: vec![FIRST_KEYS.to_vec()], ..Told::default() }, authors());
+        let memory = MemoryDisk::new();
+        let index = MemoryIndex::new();
+        // The reserve has to be there first.
+        drop(start(Arc::new(memory.clone()), Arc::new(index.clone()), RESERVED).unwrap());
+        let disk = FailingDisk::new(memory.clone());
+        disk.fail_at(at, Failure { kind: FaultKind::Full, lasting: false });
+        let done = work(&disk, &(Arc::new(index.clone()) as Arc<dyn Index>), RESERVED, &mut told, &mut authors);
+        let reached = disk.schedule().has_come();
+        let failed = disk.schedule().fired_at;
+        disk.heal();
+        let context = format!("call {at}, {failed:?}: {done:?}");
+        if matches!(failed, Some(DiskOperation::Sync | DiskOperation::SyncDirectory)) {
+            // Nobody knows what the disk holds after that, so it is as with any other failure.
+            syncs += 1;
+        } else {
+            assert!(done.is_ok() && told.failures == 0, "{context}");
+            assert_eq!(told.acknowledged, told.handed_in.len(), "{context}");
+            fired += u64::from(failed.is_some());
+        }
+        memory.restart();
+        check(&memory, &index, &told, &context);
+        if !reached {
+            break;
+        }
+    }
+    assert!(fired > 10 && syncs > 5, "{fired} {syncs}");
 }
 
 #[test]
 fn a_failure_at_any_call_of_a_recovery_loses_nothing_acknowledged() {
-    for with_index in [true, false] {
-        let fired = sweep(&unclean, with_index);
+    for (with_index, sizes) in [(true, SMALL), (false, SMALL), (false, RESERVED)] {
+        let fired = sweep(&unclean, with_index, sizes);
         assert!(fired > 300, "{fired}");
     }
 }
@@ -494,7 +543,7 @@ fn unclean_name(told: &mut Told, authors: &mut [Author]) -> (MemoryDisk, MemoryI
 
 #[test]
 fn a_failure_at_any_call_after_a_roll_over_that_failed_loses_nothing_acknowledged() {
-    let fired = sweep(&unclean_name, true);
+    let fired = sweep(&unclean_name, true, SMALL);
     assert!(fired > 300, "{fired}");
 }
 
@@ -505,7 +554,7 @@ fn a_failure_of_the_index_at_any_call_loses_nothing_acknowledged() {
         let (memory, index) = unclean(&mut told, &mut authors);
         let failing = FailingIndex { index: index.clone(), left: Arc::new(Mutex::new(Some(at))) };
         let disk = FailingDisk::new(memory.clone());
-        let done = work(&disk, &(Arc::new(failing.clone()) as Arc<dyn Index>), &mut told, &mut authors);
+        let done = work(&disk, &(Arc::new(failing.clone()) as Arc<dyn Index>), SMALL, &mut told, &mut authors);
         memory.restart();
         let context = format!("index call {at}: {done:?}");
         let ids = check(&memory, &index, &told, &context);

@@ -13,7 +13,7 @@ use syncline_model::OperationId;
 use syncline_storage::disk::{CrashImage, Fate, History, RecordingDisk};
 use syncline_storage::{Disk, FileScope, MemoryDisk, MemoryIndex};
 
-use super::scripts::{LARGE, Promise, Running, SMALL, Sizes, Step, copy_of, start};
+use super::scripts::{LARGE, Promise, RESERVED, Running, SMALL, Sizes, Step, copy_of, start};
 use super::workload::{SPACE, shown};
 
 /// Sizes at which a write may tear.
@@ -250,15 +250,17 @@ fn report(tally: &Tally, start: Instant) {
 #[test]
 fn nothing_acknowledged_is_lost_in_any_crash_image() {
     use Step::{
-        Append, AppendFailing, AppendLong, AppendSeveral, Die, DieWithoutIndex, Replace, Restart, Sync, WriteKeys,
+        Append, AppendFailing, AppendFull, AppendLong, AppendSeveral, Die, DieWithoutIndex, Replace, Restart, Sync,
+        WriteKeys,
     };
-    let scripts: [(&[Step], Sizes); 7] = [
+    let scripts: [(&[Step], Sizes); 8] = [
         (&[Append, Append, Sync, AppendSeveral, Sync, AppendLong, Append, Sync], SMALL),
         (&[AppendLong, AppendLong, AppendSeveral, Sync, Die, Append, Sync], SMALL),
         (&[Append, Sync, AppendSeveral, Die, AppendLong, DieWithoutIndex, Append, Sync], SMALL),
         (&[Append, WriteKeys, Sync, WriteKeys, Restart, Append, Sync], SMALL),
         (&[AppendSeveral, Sync, Replace, Append, Sync, Replace], SMALL),
         (&[Append, AppendFailing, Sync, AppendLong, AppendFailing, Sync], SMALL),
+        (&[Append, Sync, AppendFull, Sync, Die, AppendLong, AppendFull, Sync], RESERVED),
         (&[AppendLong, AppendSeveral, Sync, AppendLong, AppendLong, Die, Append, Sync], LARGE),
     ];
     let (start, mut tally) = (Instant::now(), Tally::default());

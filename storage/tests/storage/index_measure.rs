@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use syncline_storage::{Batch, Index, IndexKind, RedbIndex, SledIndex};
+use syncline_storage::index::INDEX_CACHE_BYTES;
+use syncline_storage::{Batch, FileDisk, Index, IndexKind, RedbIndex, SledIndex};
 
 use super::workload::Random;
 
@@ -18,8 +19,8 @@ const READS: usize = 20_000;
 
 fn open(kind: IndexKind, path: &Path) -> Box<dyn Index> {
     match kind {
-        IndexKind::Redb => Box::new(RedbIndex::open(path).unwrap()),
-        _ => Box::new(SledIndex::open(path).unwrap()),
+        IndexKind::Redb => Box::new(RedbIndex::open_on(&FileDisk::new(path), "", INDEX_CACHE_BYTES).unwrap()),
+        _ => Box::new(SledIndex::open(path, INDEX_CACHE_BYTES).unwrap()),
     }
 }
 

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod directory;
 mod failures;
+mod full;
 mod images;
 mod index_files;
 mod index_measure;

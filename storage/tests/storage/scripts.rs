@@ -32,6 +32,8 @@ pub(crate) enum Step {
     DieWithoutIndex,
     /// Appends several runs with a write that fails half way, then another one in their place.
     AppendFailing,
+    /// Appends a short run with a write for which there is room only once the reserve is given up.
+    AppendFull,
     /// Removes the space and creates it anew.
     Replace,
 }
@@ -135,12 +137,15 @@ pub(crate) struct Sizes {
     pub(crate) segment_bytes: u32,
     pub(crate) short_bytes: usize,
     pub(crate) long_bytes: usize,
+    pub(crate) reserve_bytes: u64,
 }
 
 /// Runs that go over a sector or two.
-pub(crate) const SMALL: Sizes = Sizes { segment_bytes: 1300, short_bytes: 150, long_bytes: 700 };
+pub(crate) const SMALL: Sizes = Sizes { segment_bytes: 1300, short_bytes: 150, long_bytes: 700, reserve_bytes: 0 };
+/// As [`SMALL`], with a reserve for when the disk is full.
+pub(crate) const RESERVED: Sizes = Sizes { reserve_bytes: 4096, ..SMALL };
 /// Runs that go over a page or two.
-pub(crate) const LARGE: Sizes = Sizes { segment_bytes: 20_000, short_bytes: 1500, long_bytes: 9000 };
+pub(crate) const LARGE: Sizes = Sizes { segment_bytes: 20_000, short_bytes: 1500, long_bytes: 9000, reserve_bytes: 0 };
 
 /// A script as it is carried out on a disk that records it.
 pub(crate) struct Running {
@@ -260,6 +265,11 @@ impl Running {
                 }
                 self.reopen();
             }
+            Step::AppendFull => {
+                self.memory.inject(Fault { operation: DiskOperation::Write, skip: 0, kind: FaultKind::Full });
+                let run = self.authors[0].write(short_bytes);
+                self.append(&[run]).unwrap();
+            }
             Step::AppendFailing => self.append_failing(short_bytes / 8),
             Step::Replace => {
                 let (store, log) = self.open.take().unwrap();
@@ -298,6 +308,10 @@ impl Running {
 
 /// A store with small segments.
 pub(crate) fn start(disk: Arc<dyn Disk>, index: Arc<dyn Index>, sizes: Sizes) -> Result<Store, StorageError> {
-    let limits = AppendLimits { segment_bytes: sizes.segment_bytes, reserve_bytes: 1000 };
-    Store::assemble(disk, index, OpenOptions { create: true, limits, ..OpenOptions::default() })
+    let limits = AppendLimits { segment_bytes: sizes.segment_bytes, margin_bytes: 2000 };
+    Store::assemble(
+        disk,
+        index,
+        OpenOptions { create: true, limits, reserve_bytes: Some(sizes.reserve_bytes), ..OpenOptions::default() },
+    )
 }

@@ -82,7 +82,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn start(&self, segment_bytes: u32) -> Result<Store, StorageError> {
-        let limits = AppendLimits { segment_bytes, reserve_bytes: 1000 };
+        let limits = AppendLimits { segment_bytes, margin_bytes: 2000 };
         Store::assemble(
             Arc::new(self.disk.clone()),
             Arc::new(self.index.clone()),

@@ -280,5 +280,5 @@ impl World {
 /// Whether an error says that the disk does not give or take something.
 fn is_unable(error: &DocumentError) -> bool {
     use DocumentError::{Damaged, NoRoom, NotYet, Storage};
-    matches!(error, Damaged { .. } | Storage { .. } | NoRoom | NotYet { .. })
+    matches!(error, Damaged { .. } | Storage { .. } | NoRoom(_) | NotYet { .. })
 }

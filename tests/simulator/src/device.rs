@@ -125,7 +125,7 @@ impl Device {
     ) -> Result<(), StorageError> {
         self.boots += 1;
         let plan = &surroundings.plan;
-        let limits = AppendLimits { segment_bytes: plan.segment_bytes, reserve_bytes: plan.reserve_bytes };
+        let limits = AppendLimits { segment_bytes: plan.segment_bytes, margin_bytes: 2 * plan.reserve_bytes };
         let options = OpenOptions { create: true, limits, ..OpenOptions::default() };
         let store = Store::assemble(Arc::new(self.disk.clone()), Arc::new(self.index.clone()), options)?;
         let random = generator(plan.seed, "device", self.number as u64 * 10_000 + self.boots);
