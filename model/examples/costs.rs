@@ -187,7 +187,6 @@ fn payloads() {
 
 /// Authors who all build on one another's heads in turn, the densest history there is.
 fn causality() {
-    let any = |_: &DeviceId, _: u64| true;
     for authors in [4u64, 32, 128] {
         let device = |n: u64| {
             let mut id = [0; 32];

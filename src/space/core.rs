@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 use rand_core::CryptoRng;
 use syncline_model::keys::{SEAL_OVERHEAD_BYTES, seal};
 use syncline_model::limits::PAYLOAD_BYTES_MAX;
-use syncline_model::membership::{Admit, Certificate, Facts, Genesis, KeyDelivery, MembershipError, Statement};
+use syncline_model::membership::{
+    Admit, Certificate, Facts, Genesis, KeyDelivery, Member, MembershipError, Statement,
+};
 use syncline_model::planted::{Bug, planted};
 use syncline_model::run::RunBuilder;
 use syncline_model::{
@@ -580,6 +582,13 @@ impl SpaceCore {
         let device = certificate.device;
         if membership.is_removed(&device) {
             return Err(JoinRefusal::Removed);
+        }
+        // Who was admitted and did not hear of it, or lost the keys, gets them whatever became of the invitation.
+        let came_by = |member: &&Member| member.admissions.iter().any(|by| by.invitation == certificate.invitation);
+        let again = membership.members().get(&device).filter(came_by);
+        if let Some(member) = again.filter(|_| certificate.holds(&self.state.keys.space)) {
+            let delivery = self.state.keys.deliver(device, member, random).ok_or(JoinRefusal::Unavailable)?;
+            return Ok(Some(delivery));
         }
         let known = self.state.admission.known_records(&self.state.device.id());
         let role = membership.check_certificate(known, &certificate).map_err(|error| match error {

@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use syncline_model::membership::{Certificate, Genesis, KeyDelivery};
 use syncline_model::{ContentKey, DeviceId, DeviceKey, Role, Strings};
 use syncline_storage::{Filed, Incarnation, MemoryDisk, MemoryIndex, OpenOptions, Store};
-use syncline_sync::{Config, Effect as SyncEffect, Engine, Event as SyncEvent, FrameId, RequestId, Verdict};
+use syncline_sync::{
+    Config, Effect as SyncEffect, Engine, Event as SyncEvent, FrameId, Page, Request, RequestId, Response, RunBytes,
+    Verdict,
+};
 
 use super::core::{Clock, Event, WriteError};
 use super::join::JoinRefusal;
@@ -55,6 +58,8 @@ pub(super) struct Net {
     governed: BTreeMap<u64, Result<(), WriteError>>,
     invited: BTreeMap<u64, Result<DeviceKey, WriteError>>,
     joined: BTreeMap<u64, Result<KeyDelivery, JoinRefusal>>,
+    /// What attackers answer when they are asked for operations.
+    pages: BTreeMap<DeviceId, Vec<RunBytes>>,
     /// Who asked what: the asker and its token, by request.
     requests: BTreeMap<RequestId, (usize, syncline_sync::Token)>,
 }
@@ -89,6 +94,7 @@ impl Net {
             governed: BTreeMap::new(),
             invited: BTreeMap::new(),
             joined: BTreeMap::new(),
+            pages: BTreeMap::new(),
             requests: BTreeMap::new(),
         };
         net.host(founder, &[], true);
@@ -223,6 +229,12 @@ impl Net {
             }
             Output::Sync(SyncEffect::Send { peer, token, request }) => {
                 let id = RequestId(self.token());
+                if let (Some(runs), Request::Pull { .. }) = (self.pages.get(&peer), &request) {
+                    let page = Page { runs: runs.clone(), ..Page::default() };
+                    let event = SyncEvent::Answered { token, bytes: Response::Page(page).encode() };
+                    self.wire.push_back((number, Wire::Event(event)));
+                    return;
+                }
                 let found = self.others(number).into_iter().find(|other| self.id(*other) == peer);
                 let event = match found {
                     Some(other) => {

@@ -9,7 +9,7 @@ use syncline_model::{DeviceId, Run, VerifiedRun};
 
 use crate::engine::{Context, Engine, Unwritten};
 use crate::event::{Effect, Path};
-use crate::limits::ANNOUNCE_DELAY_MS;
+use crate::limits::{ANNOUNCE_DELAY_MS, RENAMED_DELAY_MS};
 use crate::pending::{Held, memory};
 
 /// What became of a run.
@@ -87,7 +87,15 @@ impl Engine {
             }
         }
         self.drain_gaps(cx);
+        let key = cx.replica.gossip_keys().first();
+        let renamed = self.gossip_key.is_some() && self.gossip_key.as_ref() != key;
+        self.gossip_key = key.cloned();
         for (id, peer) in &mut self.peers {
+            if renamed {
+                // Gossip has another name from now on, which those do not know who have not heard why.
+                peer.summary_at_ms = peer.summary_at_ms.min(cx.now_ms + RENAMED_DELAY_MS);
+                peer.synced = false;
+            }
             let served = cx.replica.serves(id);
             if served && !peer.served {
                 // It could not be told what is held here.

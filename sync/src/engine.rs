@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rand_core::CryptoRng;
 use syncline_model::canonical::DecodeError;
 use syncline_model::planted::{Bug, planted};
-use syncline_model::{DeviceId, OperationId};
+use syncline_model::{ContentKey, DeviceId, OperationId};
 
 use crate::branches::{Fetch, Search};
 use crate::event::{Effect, Event, Misbehaviour, Replica, RequestId, Token};
@@ -74,6 +74,8 @@ pub struct Engine {
     /// By peer and author.
     pub(crate) searches: BTreeMap<(DeviceId, DeviceId), Search>,
     pub(crate) fetch: Option<Fetch>,
+    /// The key of gossip when the membership last changed.
+    pub(crate) gossip_key: Option<ContentKey>,
     pub(crate) unwritten: VecDeque<Unwritten>,
     pub(crate) unwritten_bytes: usize,
     /// Pulled heads that other peers may lack.
@@ -133,6 +135,7 @@ impl Engine {
             heads: BTreeMap::new(),
             searches: BTreeMap::new(),
             fetch: None,
+            gossip_key: None,
             unwritten: VecDeque::new(),
             unwritten_bytes: 0,
             announcing: BTreeMap::new(),

@@ -80,6 +80,8 @@ pub const FIRST_SUMMARY_PATIENCE_MS: u64 = 2_000;
 pub const GAP_PATIENCE_MS: u64 = 250;
 /// How long pulled heads are collected before they are announced to others, while pulls go on.
 pub const ANNOUNCE_DELAY_MS: u64 = 1_000;
+/// How long after gossip got another name vectors are compared: what gave it that is durable by then.
+pub const RENAMED_DELAY_MS: u64 = 200;
 /// How long a peer is left alone after a failed request; doubles with each further one.
 pub const FAILURE_BACKOFF_MS: u64 = 1_000;
 /// The longest such time.

@@ -1,1 +1,499 @@
-//! Attacks on what membership promises, each through the paths that operations really come by.
+//! Attacks on what membership and sealing promise, each through the paths by which operations really come: gossip and
+//! pages that were asked for.
+//!
+//! An attacker here holds keys of a device, and what it makes of them is handed to a replica as the network would.
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde::Serialize;
+use serde_json::json;
+use syncline_model::canonical;
+use syncline_model::keys::{SEAL_OVERHEAD_BYTES, seal};
+use syncline_model::limits::{DEPENDENCIES_MAX, PLAINTEXT_BYTES_MAX};
+use syncline_model::membership::{Admit, Certificate, Cut, KeyDelivery, Record, Statement};
+use syncline_model::run::RunBuilder;
+use syncline_model::{
+    Action, ContentKey, Dependency, DeviceId, DeviceKey, Entry, Header, Kind, Lineage, OperationId, Role, Run,
+    SpaceId, Transaction,
+};
+use syncline_sync::limits::STRANGERS_BYTES_MAX;
+use syncline_sync::{Event as SyncEvent, FrameId, Part, Request, RequestId, RunBytes, SummaryEntry};
+
+use super::super::core::Event;
+use super::super::replica::Input;
+use super::super::{Act, WriteError};
+use super::{JoinRefusal, Net};
+use crate::documents::DocumentError;
+
+/// What gossip carries under its seal.
+#[derive(Serialize)]
+enum Sealed {
+    Run(RunBytes),
+}
+
+/// By which way an operation comes.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Gossip,
+    Page,
+}
+
+const WAYS: [Way; 2] = [Way::Gossip, Way::Page];
+
+impl Net {
+    /// Hands a run to a replica as coming from a peer.
+    fn inject(&mut self, victim: usize, from: usize, way: Way, run: &[u8]) {
+        let (peer, space) = (self.id(from), self.genesis.space());
+        match way {
+            Way::Gossip => {
+                let secret = self.nodes[victim].replica.core().state().keys().replication_secret().unwrap().clone();
+                let data = [&b"syncline/gossip-frame/1\0"[..], &space.0].concat();
+                let frame = canonical::encode(&Sealed::Run(RunBytes(run.to_vec().into())));
+                let bytes = seal(&secret.gossip_key(), &data, &frame, &mut self.random);
+                let id = FrameId(self.token());
+                self.give(victim, Input::Core(Event::Sync(SyncEvent::Gossip { bytes, from: peer, id })));
+            }
+            Way::Page => {
+                // The peer says that it has it, is asked for it, and answers.
+                let (author, sequence, id) = match Run::decode(space, run.to_vec()) {
+                    Ok(run) => (run.author(), run.last(), run.last_id().prefix()),
+                    Err(_) => (peer, 1, OperationId([7; 32]).prefix()),
+                };
+                self.pages.insert(peer, vec![RunBytes(run.to_vec().into())]);
+                self.give(victim, Input::Core(Event::Sync(SyncEvent::PeerShares { peer })));
+                let part = Part::Entries(vec![SummaryEntry { author, sequence, id }]);
+                let request = Request::Summary { digest: [9; 16], part };
+                let id = RequestId(self.token());
+                self.give(victim, Input::Core(Event::Sync(SyncEvent::Requested { peer, id, request })));
+                self.drain();
+                self.pages.remove(&peer);
+                self.give(victim, Input::Core(Event::Sync(SyncEvent::PeerGone { peer })));
+            }
+        }
+        self.drain();
+    }
+
+    /// How many operations of a device a replica holds, and how many of them count.
+    fn held_and_counting(&self, victim: usize, author: &DeviceId) -> (u64, u64) {
+        let admission = self.nodes[victim].replica.core().state().admission();
+        (admission.held(author), admission.admitted().sequence(author))
+    }
+
+    /// What a device would write next, were it free to.
+    fn next_header(&self, author: usize, kind: Kind, length: usize) -> Header {
+        let state = self.nodes[author].replica.core().state();
+        let (sequence, previous) = state.own_head();
+        Header {
+            kind,
+            space: self.genesis.space(),
+            author: self.id(author),
+            sequence: sequence + 1,
+            previous,
+            membership: state.admission().known_records(&self.id(author)),
+            epoch: if kind == Kind::DATA { state.membership().epoch() } else { 0 },
+            dependencies: state.admission().dependencies(self.id(author)).0,
+            payload_length: length as u32,
+        }
+    }
+
+    /// A transaction that puts a document, sealed under a key.
+    fn sealed_put(&mut self, author: usize, header: impl FnOnce(&mut Header), key: Option<ContentKey>) -> Vec<u8> {
+        let entry = Entry { key: "attack".parse().unwrap(), action: Action::Delete };
+        let transaction =
+            Transaction { wall_time_ms: u64::MAX, lineage: Lineage([1; 16]), entries: vec![entry] };
+        let plaintext = transaction.to_plaintext(1);
+        let mut written = self.next_header(author, Kind::DATA, plaintext.len() + SEAL_OVERHEAD_BYTES);
+        header(&mut written);
+        let keys = self.nodes[author].replica.core().state().keys();
+        let key = key.or_else(|| keys.content.get(&written.epoch).cloned()).unwrap_or(ContentKey([3; 32]));
+        let random = &mut self.random;
+        signed(&self.nodes[author].key, &written, |header| seal(&key, header, &plaintext, random))
+    }
+
+    fn control(&mut self, author: usize, kind: Kind, payload: &[u8]) -> Vec<u8> {
+        let header = self.next_header(author, kind, payload.len());
+        signed(&self.nodes[author].key, &header, |_| payload.to_vec())
+    }
+}
+
+fn signed(key: &DeviceKey, header: &Header, payload: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let mut builder = RunBuilder::new(header.space, header.author, header.sequence, header.previous);
+    builder.push(header, payload).unwrap();
+    builder.finish(key).unwrap().bytes().to_vec()
+}
+
+/// A net of a steward, a writer that is attacked, and a member that attacks.
+fn besieged(seed: u64, role: Role) -> (Net, usize, usize) {
+    let mut net = Net::new(seed);
+    let (victim, attacker) = (net.member(Role::Writer), net.member(role));
+    net.put(0, "before", json!(1)).unwrap();
+    if role == Role::Writer {
+        net.put(attacker, "attacker", json!(1)).unwrap();
+    }
+    net.settle();
+    net.online(attacker, false);
+    net.settle();
+    (net, victim, attacker)
+}
+
+#[test]
+fn a_forged_signature_is_refused_and_its_sender_blamed() {
+    for way in WAYS {
+        let (mut net, victim, attacker) = besieged(1, Role::Writer);
+        let before = net.held_and_counting(victim, &net.id(attacker));
+        let mut run = net.sealed_put(attacker, |_| {}, None);
+        *run.last_mut().unwrap() ^= 1;
+        net.inject(victim, attacker, way, &run);
+        assert_eq!(net.held_and_counting(victim, &net.id(attacker)), before);
+        assert!(!net.nodes[victim].blamed.is_empty(), "{way:?}");
+    }
+}
+
+#[test]
+fn signatures_in_other_encodings_are_refused() {
+    // The order of the group, which a strict check wants s to be smaller than (RFC 8032, 5.1.7).
+    const ORDER: [u8; 32] = [
+        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+    ];
+    for way in WAYS {
+        let (mut net, victim, attacker) = besieged(2, Role::Writer);
+        let before = net.held_and_counting(victim, &net.id(attacker));
+        let run = net.sealed_put(attacker, |_| {}, None);
+        let at = run.len() - 32;
+        let mut malleable = run.clone();
+        let mut carry = 0;
+        for (byte, order) in malleable[at..].iter_mut().zip(ORDER) {
+            let sum = u16::from(*byte) + u16::from(order) + carry;
+            (*byte, carry) = (sum as u8, sum >> 8);
+        }
+        net.inject(victim, attacker, way, &malleable);
+        assert_eq!(net.held_and_counting(victim, &net.id(attacker)), before, "s + order, {way:?}");
+        // The identity as key and as R makes every text signed under lenient rules.
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        let mut weak = run;
+        weak[1..33].copy_from_slice(&identity);
+        let signature = weak.len() - 64;
+        weak[signature..signature + 32].copy_from_slice(&identity);
+        weak[signature + 32..].fill(0);
+        net.inject(victim, attacker, way, &weak);
+        assert_eq!(net.held_and_counting(victim, &DeviceId(identity)), (0, 0));
+        net.inject(victim, attacker, way, &net.sealed_put_of(attacker));
+        assert!(net.held_and_counting(victim, &net.id(attacker)).0 > before.0, "the true one is taken, {way:?}");
+    }
+}
+
+impl Net {
+    fn sealed_put_of(&self, author: usize) -> Vec<u8> {
+        let header = self.next_header(author, Kind::KEY_DELIVERY, 0);
+        signed(&self.nodes[author].key, &header, |_| Vec::new())
+    }
+}
+
+#[test]
+fn an_operation_of_another_space_is_refused() {
+    for way in WAYS {
+        let (mut net, victim, attacker) = besieged(3, Role::Writer);
+        let before = net.held_and_counting(victim, &net.id(attacker));
+        // Signed rightly, for another space: its id is another one here.
+        let run = net.sealed_put(attacker, |header| header.space = SpaceId([8; 32]), None);
+        net.inject(victim, attacker, way, &run);
+        assert_eq!(net.held_and_counting(victim, &net.id(attacker)), before, "{way:?}");
+    }
+}
+
+#[test]
+fn each_flipped_field_of_a_header_is_refused() {
+    let (mut net, victim, attacker) = besieged(4, Role::Writer);
+    let before = net.held_and_counting(victim, &net.id(attacker));
+    let run = net.sealed_put(attacker, |header| header.dependencies.clear(), None);
+    // Version, author, sequence, previous, count, kind, membership, epoch, dependencies, length, payload, signature.
+    for at in 0..run.len() {
+        for way in WAYS {
+            let mut changed = run.clone();
+            changed[at] ^= 1;
+            net.inject(victim, attacker, way, &changed);
+            assert_eq!(net.held_and_counting(victim, &net.id(attacker)), before, "byte {at}, {way:?}");
+        }
+    }
+}
+
+#[test]
+fn operations_of_strangers_readers_and_relays_do_not_count() {
+    for (role, way) in [Role::Reader, Role::Relay].into_iter().flat_map(|role| WAYS.map(|way| (role, way))) {
+        let (mut net, victim, attacker) = besieged(5, role);
+        let run = net.sealed_put(attacker, |_| {}, None);
+        net.inject(victim, attacker, way, &run);
+        assert_eq!(net.held_and_counting(victim, &net.id(attacker)).1, 0, "{role:?}, {way:?}");
+        net.all_show(&[0, victim], "before", Some(json!(1)));
+    }
+    for way in WAYS {
+        let (mut net, victim, _) = besieged(6, Role::Writer);
+        let stranger = net.device();
+        let run = net.sealed_put(stranger, |header| header.epoch = 1, None);
+        net.inject(victim, stranger, way, &run);
+        assert_eq!(net.held_and_counting(victim, &net.id(stranger)), (0, 0), "{way:?}");
+    }
+}
+
+#[test]
+fn what_a_removed_device_writes_later_or_dates_back_does_not_count() {
+    for way in WAYS {
+        let (mut net, victim, attacker) = besieged(7, Role::Writer);
+        let id = net.id(attacker);
+        let (_, counting) = net.held_and_counting(victim, &id);
+        net.govern(0, Act::Remove { devices: vec![id] }).unwrap();
+        // It knows of nothing, or pretends to: what it claims to know is from before.
+        let late = net.sealed_put(attacker, |_| {}, None);
+        net.inject(victim, attacker, way, &late);
+        let dated_back = net.sealed_put(attacker, |header| header.membership = 2, None);
+        net.inject(victim, attacker, way, &dated_back);
+        assert_eq!(net.held_and_counting(victim, &id).1, counting, "{way:?}");
+        // A second operation in the place of one that counted is a fork, and cuts the log there for good.
+        let again = net.sealed_put(
+            attacker,
+            |header| (header.sequence, header.previous, header.dependencies) = (1, OperationId::ZERO, Vec::new()),
+            None,
+        );
+        net.inject(victim, attacker, way, &again);
+        net.settle();
+        net.all_show(&[0, victim], "before", Some(json!(1)));
+    }
+}
+
+#[test]
+fn a_removed_device_lets_nobody_in() {
+    let (mut net, victim, attacker) = besieged(8, Role::Writer);
+    net.online(attacker, true);
+    let invitation = net.invite(Role::Writer, 9).unwrap();
+    net.online(attacker, false);
+    let id = net.id(attacker);
+    net.govern(0, Act::Remove { devices: vec![id] }).unwrap();
+    let puppet = net.device();
+    let certificate = Certificate::new(&net.genesis.space(), &net.nodes[puppet].key.clone(), &invitation);
+    let admit = net.control(attacker, Kind::ADMIT, &Admit { certificate, wall_time_ms: 0 }.encode());
+    let admission = Run::decode(net.genesis.space(), admit.clone()).unwrap();
+    for way in WAYS {
+        net.inject(victim, attacker, way, &admit);
+        let run = net.sealed_put(
+            puppet,
+            |header| {
+                header.epoch = 1;
+                header.membership = 3;
+                header.dependencies =
+                    vec![Dependency { author: id, sequence: admission.last(), id: admission.last_id() }];
+            },
+            None,
+        );
+        net.inject(victim, puppet, way, &run);
+        let state = net.nodes[victim].replica.core().state();
+        assert_eq!(state.membership().role(&net.id(puppet)), None, "{way:?}");
+        assert_eq!(net.held_and_counting(victim, &net.id(puppet)).1, 0, "{way:?}");
+    }
+}
+
+#[test]
+fn what_is_sealed_under_an_old_key_after_a_rotation_has_no_effect() {
+    for way in WAYS {
+        let (mut net, victim, attacker) = besieged(9, Role::Writer);
+        net.online(attacker, true);
+        net.govern(0, Act::Rotate).unwrap();
+        net.online(attacker, false);
+        net.put(0, "attack", json!("still here")).unwrap();
+        net.settle();
+        let run = net.sealed_put(attacker, |header| header.epoch = 1, None);
+        net.inject(victim, attacker, way, &run);
+        net.all_show(&[victim], "attack", Some(json!("still here")));
+        // The rest of its log is not lost by that.
+        net.online(attacker, true);
+        net.settle();
+        net.agree(&[0, victim]);
+    }
+}
+
+#[test]
+fn keys_that_nobody_asked_for_are_not_used() {
+    for way in WAYS {
+        let (mut net, victim, attacker) = besieged(10, Role::Writer);
+        let (space, recipient) = (net.genesis.space(), net.id(victim));
+        let exchange = net.nodes[victim].key.exchange_public();
+        let mut random = StdRng::seed_from_u64(10);
+        let mut wrap = |epoch: u32, purpose: &str| {
+            let info = KeyDelivery::info(&space, epoch, &recipient, purpose);
+            syncline_model::keys::WrappedSecret::wrap(&exchange, &info, &[66; 32], &mut random).unwrap()
+        };
+        let before = net.nodes[victim].replica.core().state().keys().clone();
+        for epoch in [1, 2, 77] {
+            let delivery = KeyDelivery {
+                recipient,
+                epoch,
+                content: Some(wrap(epoch, "content")),
+                replication: wrap(epoch, "replication"),
+            };
+            let run = net.control(attacker, Kind::KEY_DELIVERY, &delivery.encode());
+            net.inject(victim, attacker, way, &run);
+            let keys = net.nodes[victim].replica.core().state().keys();
+            assert_eq!(keys.content, before.content, "epoch {epoch}, {way:?}");
+            assert_eq!(keys.replication, before.replication, "epoch {epoch}, {way:?}");
+        }
+        net.put(victim, "goes on", json!(1)).unwrap();
+        net.settle();
+        net.all_show(&[0, victim], "goes on", Some(json!(1)));
+    }
+}
+
+#[test]
+fn records_of_others_than_the_steward_change_nothing() {
+    for way in WAYS {
+        let (mut net, victim, attacker) = besieged(11, Role::Writer);
+        let membership = net.nodes[victim].replica.core().state().membership();
+        let removal = Statement::Removal { cuts: vec![Cut { author: net.id(0), sequence: 1, id: OperationId::ZERO }] };
+        let device = net.id(attacker);
+        let promotion = Statement::Handover { steward: device, exchange: net.nodes[attacker].key.exchange_public() };
+        let records: Vec<Record> = [removal, promotion].map(|statement| membership.next_record(statement, 0)).into();
+        let members = membership.members().clone();
+        for record in records {
+            let run = net.control(attacker, Kind::MEMBERSHIP, &record.encode());
+            net.inject(victim, attacker, way, &run);
+            assert_eq!(*net.nodes[victim].replica.core().state().membership().members(), members, "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn a_million_orphans_take_bounded_memory_and_harm_nobody() {
+    let (mut net, victim, _) = besieged(12, Role::Writer);
+    let stranger = net.device();
+    let key = net.nodes[stranger].key.clone();
+    // As runs of 4,096 operations, none of which has what it follows.
+    for number in 0..245u64 {
+        let first = 2 + number * 5000;
+        let mut builder = RunBuilder::new(net.genesis.space(), key.id(), first, OperationId([number as u8 + 1; 32]));
+        for _ in 0..4096 {
+            let (head, previous) = builder.head();
+            let mut header = net.next_header(stranger, Kind::DATA, 0);
+            (header.sequence, header.previous, header.epoch) = (head + 1, previous, 1);
+            builder.push(&header, |_| Vec::new()).unwrap();
+        }
+        let run = builder.finish(&key).unwrap();
+        net.inject(victim, stranger, Way::Gossip, run.bytes());
+    }
+    let load = net.nodes[victim].replica.core().engine().load();
+    assert!(load.pending_bytes <= STRANGERS_BYTES_MAX, "{load:?}");
+    assert_eq!(net.held_and_counting(victim, &key.id()), (0, 0));
+    net.put(victim, "goes on", json!(1)).unwrap();
+    net.settle();
+    net.all_show(&[0, victim], "goes on", Some(json!(1)));
+}
+
+#[test]
+fn a_payload_that_would_inflate_beyond_the_limit_is_left_out() {
+    for way in WAYS {
+        let (mut net, victim, attacker) = besieged(13, Role::Writer);
+        // 64 MiB of zeros in a few kilobytes, rightly signed and sealed.
+        let zeros = Action::Change(vec![0; 4 * PLAINTEXT_BYTES_MAX]);
+        let entries = vec![Entry { key: "attack".parse().unwrap(), action: zeros }];
+        let plaintext = Transaction { wall_time_ms: 0, lineage: Lineage([1; 16]), entries }.to_plaintext(1);
+        assert!(plaintext.len() < 16 << 10);
+        let header = net.next_header(attacker, Kind::DATA, plaintext.len() + SEAL_OVERHEAD_BYTES);
+        let key = net.nodes[attacker].replica.core().state().keys().content[&1].clone();
+        let random = &mut StdRng::seed_from_u64(13);
+        let run = signed(&net.nodes[attacker].key, &header, |header| seal(&key, header, &plaintext, random));
+        let unreadable = net.nodes[victim].replica.core().unreadable();
+        net.inject(victim, attacker, way, &run);
+        assert_eq!(net.nodes[victim].replica.core().unreadable(), unreadable + 1, "{way:?}");
+        net.all_show(&[victim], "before", Some(json!(1)));
+    }
+}
+
+#[test]
+fn more_dependencies_than_an_operation_may_have_are_refused_unread() {
+    let (mut net, victim, attacker) = besieged(14, Role::Writer);
+    let before = net.held_and_counting(victim, &net.id(attacker));
+    let header = net.next_header(attacker, Kind::DATA, 0);
+    // By hand, since no honest device writes them: a count of a million, and as many as fit behind it.
+    for count in [DEPENDENCIES_MAX as u64 + 1, 1_000_000] {
+        let mut run = vec![1];
+        run.extend_from_slice(&header.author.0);
+        run.extend(postcard::to_allocvec(&header.sequence).unwrap());
+        run.extend_from_slice(&header.previous.0);
+        run.extend(postcard::to_allocvec(&1u64).unwrap());
+        run.push(Kind::DATA.0);
+        run.extend(postcard::to_allocvec(&(header.membership, 1u32, count)).unwrap());
+        run.resize(run.len() + 65 * (DEPENDENCIES_MAX + 1), 5);
+        for way in WAYS {
+            net.inject(victim, attacker, way, &run);
+            assert_eq!(net.held_and_counting(victim, &net.id(attacker)), before, "{count}, {way:?}");
+        }
+    }
+}
+
+#[test]
+fn a_time_in_the_far_future_decides_nothing() {
+    let (mut net, victim, attacker) = besieged(15, Role::Writer);
+    net.put(victim, "attack", json!("to be deleted")).unwrap();
+    net.settle();
+    // Its transaction says u64::MAX milliseconds; what counts is what it builds on, which is not this document.
+    let run = net.sealed_put(attacker, |_| {}, None);
+    net.inject(victim, attacker, Way::Page, &run);
+    net.all_show(&[victim], "attack", Some(json!("to be deleted")));
+    net.put(victim, "attack", json!("later")).unwrap();
+    net.settle();
+    net.all_show(&[0, victim], "attack", Some(json!("later")));
+}
+
+#[test]
+fn tickets_are_not_used_twice_nor_too_late_nor_by_others() {
+    let mut net = Net::new(16);
+    let bob = net.member(Role::Writer);
+    let once = net.invite(Role::Writer, 1).unwrap();
+    let (first, second) = (net.device(), net.device());
+    net.join(first, bob, &once).unwrap();
+    assert!(matches!(net.join(second, bob, &once), Err(JoinRefusal::UsedUp)));
+    net.join(first, 0, &once).unwrap();
+    let late = net.invite(Role::Writer, 1).unwrap();
+    net.now_ms += 2_000_000_000;
+    assert!(matches!(net.join(second, 0, &late), Err(JoinRefusal::Expired)));
+    let unknown = DeviceKey::from_seed(&[42; 32]);
+    assert!(matches!(net.join(second, 0, &unknown), Err(JoinRefusal::Unknown)));
+    let good = net.invite(Role::Reader, 5).unwrap();
+    // A certificate for one device does not let another in.
+    let mut stolen = Certificate::new(&net.genesis.space(), &net.nodes[first].key.clone(), &good);
+    stolen.device = net.id(second);
+    assert!(matches!(net.join_with(second, 0, stolen), Err(JoinRefusal::BadCertificate)));
+    let forged = Certificate::new(&SpaceId([1; 32]), &net.nodes[second].key.clone(), &good);
+    assert!(matches!(net.join_with(second, 0, forged), Err(JoinRefusal::BadCertificate)));
+    net.govern(0, Act::Revoke { invitation: good.id() }).unwrap();
+    assert!(matches!(net.join(second, 0, &good), Err(JoinRefusal::Closed)));
+    assert_eq!(net.role(second), None);
+}
+
+#[test]
+fn the_recovery_key_of_another_space_takes_nothing_over() {
+    let (mut net, victim, attacker) = besieged(17, Role::Writer);
+    let other = DeviceKey::from_seed(&[5; 32]);
+    assert!(matches!(net.govern(attacker, Act::TakeOver { recovery: other.clone() }), Err(WriteError::WrongRecoveryKey)));
+    // Written by hand it is stored like any operation, and has no effect.
+    let membership = net.nodes[attacker].replica.core().state().membership();
+    let place = (membership.records() + 1, membership.last_record());
+    let device = (net.id(attacker), net.nodes[attacker].key.exchange_public());
+    let cut = Cut { author: net.id(0), sequence: 0, id: OperationId::ZERO };
+    let takeover =
+        syncline_model::membership::Takeover::new(&net.genesis.space(), place, device, cut, 9, &other);
+    let record = membership.next_record(Statement::Takeover(takeover), 0);
+    let run = net.control(attacker, Kind::MEMBERSHIP, &record.encode());
+    for way in WAYS {
+        net.inject(victim, attacker, way, &run);
+        assert_eq!(net.nodes[victim].replica.core().state().membership().steward(), Some(net.id(0)), "{way:?}");
+    }
+}
+
+#[test]
+fn a_device_that_lost_the_right_to_write_is_told_why() {
+    let (mut net, _, attacker) = besieged(18, Role::Writer);
+    net.online(attacker, true);
+    net.govern(0, Act::ChangeRole { device: net.id(attacker), role: Role::Reader }).unwrap();
+    let refused = net.put(attacker, "more", json!(1));
+    assert!(matches!(refused, Err(DocumentError::LostRight { .. })), "{refused:?}");
+}
