@@ -23,7 +23,7 @@ impl Kind {
     pub const KEY_DELIVERY: Self = Self(2);
     /// The steward changes the membership.
     pub const MEMBERSHIP: Self = Self(3);
-    /// Reserved: the author has seen these heads.
+    /// The author has seen what it depends on; its payload is empty.
     pub const WITNESS: Self = Self(4);
     /// Reserved: history before this point may be cut.
     pub const CHECKPOINT: Self = Self(5);

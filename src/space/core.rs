@@ -28,6 +28,9 @@ use super::opening::OpenQueue;
 use super::steward::Act;
 use crate::documents::Opened;
 
+/// How long another author's data stays unwitnessed by this device at most, in milliseconds; see
+/// [`SpaceCore::witness_after`].
+const WITNESS_AFTER_MS: u64 = 10 * 60 * 1000;
 /// Dependencies beyond the cap go into merging operations before; more of them in a row than this is a bug.
 const MERGING_OPERATIONS_MAX: usize = 256;
 
@@ -262,6 +265,9 @@ pub struct SpaceCore {
     syncing: Vec<Filed>,
     /// Whether this device may owe others something: keys, or a rotation.
     duties_due: bool,
+    /// Since when other authors' data is admitted here that nothing of this device builds on.
+    unwitnessed_since_ms: Option<u64>,
+    witness_after_ms: u64,
     /// What the current step admitted, in causal order.
     admitted: Vec<News>,
     pub(super) waiting: VecDeque<Waiting>,
@@ -284,6 +290,8 @@ impl SpaceCore {
             batch: Vec::new(),
             syncing: Vec::new(),
             duties_due: true,
+            unwitnessed_since_ms: None,
+            witness_after_ms: WITNESS_AFTER_MS,
             admitted: Vec::new(),
             waiting: VecDeque::new(),
             news: true,
@@ -334,6 +342,21 @@ impl SpaceCore {
         self.state.admission.is_outdated()
     }
 
+    /// How long other authors' data may wait for an operation of this device that builds on it; then it writes an empty
+    /// one that does, a *witness*.
+    ///
+    /// What a device has witnessed stays readable when its author's log is cut before it. A witness is written for
+    /// data only, never for other witnesses alone, so that idle devices do not answer each other for ever, and at most
+    /// once in this time.
+    pub fn witness_after(&mut self, ms: u64) {
+        self.witness_after_ms = ms;
+    }
+
+    fn witness_due_ms(&self) -> Option<u64> {
+        let since = self.unwitnessed_since_ms.filter(|_| self.check_writer().is_ok())?;
+        since.checked_add(self.witness_after_ms)
+    }
+
     /// Heads, membership and keys.
     pub fn state(&self) -> &LogState {
         &self.state
@@ -351,7 +374,7 @@ impl SpaceCore {
 
     /// When [`Event::Tick`] is due, in the clock of [`Clock::now_ms`].
     pub fn next_deadline(&self) -> Option<u64> {
-        self.engine.next_deadline()
+        self.engine.next_deadline().into_iter().chain(self.witness_due_ms()).min()
     }
 
     /// Handles one event.
@@ -366,6 +389,10 @@ impl SpaceCore {
         }
         if std::mem::take(&mut self.duties_due) {
             self.do_duties(clock, random, out);
+        }
+        if self.witness_due_ms().is_some_and(|due| due <= clock.now_ms) {
+            // One that finds no room is tried again after the same time.
+            self.unwitnessed_since_ms = self.write_control(Kind::WITNESS, Vec::new()).err().map(|_| clock.now_ms);
         }
     }
 
@@ -557,6 +584,7 @@ impl SpaceCore {
         // Nobody else's operation can wait for one that was not sent, so what is admitted is this one. Dependencies
         // that did not fit are still news.
         self.news = overflow;
+        self.unwitnessed_since_ms = self.unwitnessed_since_ms.filter(|_| overflow);
         Ok(head + 1)
     }
 
@@ -626,8 +654,8 @@ impl SpaceCore {
         self.engine.handle(event, clock.now_ms, &self.state, random, &mut effects);
         for effect in effects {
             match effect {
-                SyncEffect::Ingest { run, .. } => self.ingest(run.author(), run, out),
-                SyncEffect::Branch { run, .. } => self.take_branch(run, out),
+                SyncEffect::Ingest { run, .. } => self.ingest(run.author(), run, clock, out),
+                SyncEffect::Branch { run, .. } => self.take_branch(run, clock, out),
                 SyncEffect::Publish { bytes } => out.push(Effect::Publish { epoch: self.state.gossip_epoch(), bytes }),
                 other => out.push(Effect::Sync(other)),
             }
@@ -635,7 +663,7 @@ impl SpaceCore {
     }
 
     /// Takes a verified run that follows what is held of a log.
-    fn ingest(&mut self, log: DeviceId, run: VerifiedRun, out: &mut Vec<Effect>) {
+    fn ingest(&mut self, log: DeviceId, run: VerifiedRun, clock: Clock, out: &mut Vec<Effect>) {
         let mut admitted = Vec::new();
         if !self.state.hold(log, &RunSummary::of(&run), &mut admitted) {
             return;
@@ -644,6 +672,7 @@ impl SpaceCore {
         for operation in admitted {
             new_keys |= self.state.take_notes(&operation);
             if operation.kind == Kind::DATA && operation.fault.is_none() {
+                self.unwitnessed_since_ms.get_or_insert(clock.now_ms);
                 self.admitted.push(News::Foreign(operation));
             }
         }
@@ -656,7 +685,7 @@ impl SpaceCore {
     }
 
     /// Takes a run of a branch: when it proves a fork that is not known, and when somebody built on it.
-    fn take_branch(&mut self, run: VerifiedRun, out: &mut Vec<Effect>) {
+    fn take_branch(&mut self, run: VerifiedRun, clock: Clock, out: &mut Vec<Effect>) {
         let author = run.author();
         let forked = self.state.membership().forks().contains_key(&author);
         let wanted = |(of, sequence, id): (DeviceId, u64, OperationId)| {
@@ -671,7 +700,7 @@ impl SpaceCore {
             _ => Some(run),
         };
         if let Some(fresh) = fresh {
-            self.ingest(log, fresh, out);
+            self.ingest(log, fresh, clock, out);
         }
     }
 

@@ -153,6 +153,11 @@ impl SpaceReplica {
         carried_out
     }
 
+    /// See [`SpaceCore::witness_after`].
+    pub fn witness_after(&mut self, ms: u64) {
+        self.core.witness_after(ms);
+    }
+
     /// The core, for its state.
     pub fn core(&self) -> &SpaceCore {
         &self.core

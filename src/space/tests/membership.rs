@@ -358,3 +358,32 @@ fn a_forked_steward_halts_membership_until_the_recovery_key_speaks() {
     net.govern(bob, Act::Remove { devices: vec![net.id(carol)] }).unwrap();
     assert_eq!(net.role(carol), None);
 }
+
+#[test]
+fn what_was_witnessed_stays_when_its_author_is_cut_before_it_and_witnesses_do_not_answer_each_other() {
+    let mut net = Net::new(15);
+    let (bob, carol, eve) = (net.member(Role::Writer), net.member(Role::Writer), net.member(Role::Writer));
+    for number in [0, bob, carol] {
+        net.nodes[number].replica.witness_after(60_000);
+    }
+    net.online(0, false);
+    net.put(eve, "seen", json!(1)).unwrap();
+    net.settle();
+    net.online(eve, false);
+    let written = |net: &Net, number: usize| net.nodes[number].replica.core().state().own_head().0;
+    let before = (written(&net, bob), written(&net, carol));
+    for _ in 0..5 {
+        net.settle();
+    }
+    assert_eq!((written(&net, bob), written(&net, carol)), before, "one witness each was enough");
+    assert!(before.0 > 0 && before.1 > 0);
+    net.online(bob, false);
+    net.online(carol, false);
+    net.online(0, true);
+    net.govern(0, Act::Remove { devices: vec![net.id(eve)] }).unwrap();
+    net.online(bob, true);
+    net.online(carol, true);
+    net.settle();
+    net.agree(&[0, bob, carol]);
+    net.all_show(&[0, bob, carol], "seen", Some(json!(1)));
+}

@@ -154,6 +154,12 @@ impl World {
         }
     }
 
+    /// Whether a device has heard that an epoch began since the first.
+    pub(crate) fn is_governed(&self, number: usize, space: usize) -> bool {
+        let hosted = self.hosted(number, space);
+        hosted.is_some_and(|hosted| hosted.replica.core().state().membership().epoch() > 1)
+    }
+
     /// Whether the steward has removed a device.
     pub(crate) fn is_removed(&self, number: usize, space: usize) -> bool {
         let steward = self.hosted(self.plan().spaces[space].steward, space);

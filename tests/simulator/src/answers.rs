@@ -81,10 +81,16 @@ impl World {
             use DocumentError::{BadEdit, NotFound, Undone};
             matches!(error, NotFound { .. } | BadEdit { .. } | Undone { .. })
         };
+        use DocumentError::{BegunAnew, NotYet};
+        let is_governed = self.is_governed(device, space);
         match refusal {
             Refusal::Always => self.trace.count(Happening::RefusedRole, 1),
             Refusal::Stranger => self.trace.count(Happening::RefusedStranger, 1),
             Refusal::Misfit if misfit(error) => {}
+            // An epoch began, and its key comes with a later operation.
+            _ if is_governed && (matches!(error, NotYet { .. } | BegunAnew) || misfit(error)) => {
+                self.trace.count(Happening::RefusedKey, 1);
+            }
             // What was made on top of something refused does not fit any more.
             _ if is_disk && (is_unable(error) || misfit(error)) => {
                 self.trace.count(Happening::RefusedDisk, 1);

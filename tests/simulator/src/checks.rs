@@ -73,9 +73,8 @@ impl World {
         let state = hosted.replica.core().state();
         let (ledger, durable) = (&mut self.ledgers[space], state.vector());
         let known = ledger.durable.entry(number).or_default();
-        // While damage heals the sum says nothing: some authors are behind what was held, others ahead.
         let is_healing = self.devices[number].damage.is_healing(space);
-        if durable.operations() == known.operations() && !is_healing {
+        if durable == known && !is_healing {
             return;
         }
         // What damage took is fetched again; until then it counts as held before.

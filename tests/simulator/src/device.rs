@@ -190,7 +190,9 @@ fn open_core(
         let bytes = store.files().read(FileScope::Space(facts.id), SPACE_KEYS)?;
         let keys = bytes.and_then(|bytes| SpaceKeys::decode(&bytes).ok());
         let keys = keys.expect("a stored space has its keys, since they are replaced as a whole");
-        return Ok(SpaceCore::new(device, keys, Engine::new(config)));
+        let mut core = SpaceCore::new(device, keys, Engine::new(config));
+        core.witness_after(plan.witness_after_ms);
+        return Ok(core);
     }
     let keys = SpaceKeys {
         space: facts.id,
@@ -202,6 +204,7 @@ fn open_core(
     };
     let founds = facts.founder == device.id();
     let mut core = SpaceCore::new(device, keys, Engine::new(config));
+    core.witness_after(plan.witness_after_ms);
     if founds {
         core.found(facts.genesis.clone(), 0, random).expect("a space can be founded");
     }

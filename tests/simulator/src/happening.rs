@@ -64,6 +64,7 @@ happenings! {
     JoinedWhileRunning "space added to a device that runs" required;
     KeysStored "keys stored" required;
     Invited "invitation made" required;
+    RefusedKey "write refused until the epoch's key is there" required;
     Governed "epoch begun or member removed" required;
     CheckedRemoved "removed device has no later key" required;
     RequestSent "request sent" required;

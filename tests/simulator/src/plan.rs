@@ -112,6 +112,8 @@ pub struct Plan {
     pub(crate) cache_bytes: usize,
     /// When peers compare vectors, how long they wait, and what counts as large.
     pub(crate) engine: Config,
+    /// After how long devices witness what others wrote.
+    pub(crate) witness_after_ms: u64,
     /// Whether very large values are written, for which documents are worked on elsewhere.
     pub(crate) large_values: bool,
     /// Whether all devices lose power and start once more before the last look.
@@ -156,6 +158,7 @@ impl Plan {
             sector_bytes: choices.pick(&[512, 4096]),
             cache_bytes: choices.pick(&[0, 4 << 10, 64 << 20]),
             engine: draw_engine(seed, &mut choices, calm),
+            witness_after_ms: Choices::new(seed, "witness", 0).pick(&[2_000, 20_000, NEVER_MS]),
             large_values: choices.chance(6),
             restart_at_end: choices.chance(25),
             ambient: if calm { Ambient::default() } else { draw_ambient(seed, reduction) },
