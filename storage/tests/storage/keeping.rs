@@ -23,14 +23,14 @@ fn logged() -> (Machine, Store, SpaceLog) {
     (machine, store, log)
 }
 
-fn back_up(log: &SpaceLog) -> (BackupSummary, Vec<u8>) {
+pub(crate) fn back_up(log: &SpaceLog) -> (BackupSummary, Vec<u8>) {
     let mut writer = BackupWriter::new(Vec::new()).unwrap();
     writer.node_file("config.toml", b"name = \"a\"").unwrap();
     writer.space(&log.reader(), &[("keys", b"sealed keys")], &mut |_| {}).unwrap();
     writer.finish().unwrap()
 }
 
-fn restore_into(machine: &Machine, backup: &[u8]) -> Result<BackupSummary, BackupError> {
+pub(crate) fn restore_into(machine: &Machine, backup: &[u8]) -> Result<BackupSummary, BackupError> {
     let store = machine.start(3000)?;
     let mut unseal = |file: &BackupFile| -> Result<Option<Vec<u8>>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(Some(if file.name == "keys" { b"opened keys".to_vec() } else { file.bytes.clone() }))

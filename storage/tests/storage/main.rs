@@ -1,6 +1,7 @@
 //! What the log and the data directory promise, on real files and on a disk that fails.
 
 mod append;
+mod branches;
 mod crash;
 mod damage;
 mod directory;
