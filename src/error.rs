@@ -269,9 +269,7 @@ impl Error {
                 | WriteError::Recovering
                 | WriteError::BegunAnew
                 | WriteError::Storage,
-            ) => {
-                ErrorKind::Unavailable
-            }
+            ) => ErrorKind::Unavailable,
             Self::Write(_) => ErrorKind::Forbidden,
             Self::Timeout { .. } => ErrorKind::Timeout,
         }

@@ -17,12 +17,14 @@
 //! what was admitted already, the fold [is outdated](Admission::is_outdated) and begins again with what is known by
 //! then.
 
+mod counting;
+mod soundness;
+
 use std::borrow::Cow;
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::causality::{Causality, Past};
-use crate::equivocation::{ForkProof, branch_log};
+use crate::equivocation::branch_log;
 use crate::ids::{DeviceId, IdPrefix, OperationId, SpaceId};
 use crate::limits::{BRANCHES_PER_AUTHOR_MAX, DEPENDENCIES_MAX};
 use crate::membership::{Facts, Membership, MembershipError, Place};
@@ -540,196 +542,6 @@ impl Admission {
     fn forget_waiting(&mut self, log: DeviceId) {
         if let Some(held) = self.logs.get_mut(&log) {
             self.waiting_operations -= std::mem::take(&mut held.waiting).len();
-        }
-    }
-
-    /// Admits a sound operation that counts by itself, with all that it builds on; keeps any other.
-    fn count(&mut self, sound: Shadow, limit: u64, admitted: &mut Vec<Admitted>) {
-        let Admitted { author, log, sequence, .. } = sound.operation;
-        let by_itself = log == author && sequence <= limit || planted(Bug::CutIgnored);
-        let held = self.logs.get_mut(&log).expect("a sound operation is held");
-        held.shadow.push_back(sound);
-        if by_itself {
-            self.let_in(log, sequence, admitted);
-        } else {
-            self.shadowed.insert(log);
-        }
-    }
-
-    /// Admits a log's sound operations up to `through` and their causal past, in causal order.
-    fn let_in(&mut self, log: DeviceId, through: u64, admitted: &mut Vec<Admitted>) {
-        let mut open = vec![(log, through)];
-        while let Some((log, through)) = open.last().copied() {
-            let held = &self.logs[&log];
-            let next = held.sound + 1 - held.shadow.len() as u64;
-            if next > through || held.shadow.is_empty() {
-                if held.shadow.is_empty() {
-                    self.shadowed.remove(&log);
-                }
-                open.pop();
-                continue;
-            }
-            let lacking = held.shadow[0].builds_on.iter().find(|on| self.uncounted_at(&on.author, on.sequence));
-            let lacking = lacking.map(|on| (on.author, on.sequence));
-            match lacking {
-                Some(position) if !planted(Bug::VouchingForgotten) => open.push(position),
-                _ => {
-                    let held = self.logs.get_mut(&log).expect("it was looked at");
-                    let Some(Shadow { operation, .. }) = held.shadow.pop_front() else { continue };
-                    self.admitted.advance(log, operation.sequence, operation.id);
-                    admitted.push(operation);
-                }
-            }
-        }
-    }
-
-    /// Whether a sound operation does not count yet.
-    fn uncounted_at(&self, log: &DeviceId, sequence: u64) -> bool {
-        self.logs.get(log).is_some_and(|held| sequence > held.sound - held.shadow.len() as u64)
-    }
-
-    /// Admits what counts by itself since the membership changed, and finds what does not any more.
-    fn let_in_members(&mut self, admitted: &mut Vec<Admitted>) {
-        for log in self.shadowed.clone() {
-            let limit = self.membership.limit(&log).min(self.sound(&log));
-            if self.uncounted(&log).is_some_and(|(first, _)| first <= limit) {
-                self.let_in(log, limit, admitted);
-            }
-        }
-        for (author, limit) in self.membership.take_lowered() {
-            self.outdated |= self.sound(&author) > limit;
-        }
-        self.let_in_resolved(admitted);
-    }
-
-    /// Admits what the steward's records resolve, as far as it is sound.
-    fn let_in_resolved(&mut self, admitted: &mut Vec<Admitted>) {
-        if self.resolved.len() == self.membership.resolved().len() {
-            return;
-        }
-        for (index, head) in self.membership.resolved().to_vec().into_iter().enumerate() {
-            if self.resolved.contains(&index) {
-                continue;
-            }
-            let log = self.log_of(&head.author, head.sequence, &head.id);
-            if let Some(log) = log.filter(|log| self.sound(log) >= head.sequence) {
-                self.resolved.insert(index);
-                self.let_in(log, head.sequence, admitted);
-            }
-        }
-    }
-
-    /// The positions in held logs that an operation builds on, or why it is not sound (yet).
-    fn check(&self, held: &Log, operation: &OperationSummary) -> Result<Vec<Dependency>, Obstacle> {
-        let (author, sequence) = (held.author, held.sound + 1);
-        let mut builds_on = Vec::with_capacity(operation.dependencies.len());
-        for dependency in &operation.dependencies {
-            match self.find(dependency) {
-                Ok(log) => builds_on.push(Dependency { author: log, ..*dependency }),
-                Err(_) if planted(Bug::DependencyUnchecked) => builds_on.push(*dependency),
-                Err(lack) => return Err(Obstacle::Lacks(lack)),
-            }
-        }
-        if let Some(parent) = held.parent.filter(|_| sequence == held.base + 1) {
-            if self.sound(&parent) < held.base {
-                return Err(Obstacle::Lacks(Lack::Operation(parent, held.base)));
-            }
-            builds_on.push(Dependency { author: parent, sequence: held.base, id: OperationId::ZERO });
-        }
-        // Whether a log may begin depends on the operation's past alone, so there is nothing to wait for.
-        if sequence == 1 && !self.may_begin(&author, operation, &builds_on) {
-            return Err(Obstacle::Refused(Refusal::NotAdmitted));
-        }
-        let before = match held.parent {
-            Some(parent) if sequence == held.base + 1 => self.claimed_at(&parent, held.base),
-            _ => held.known,
-        };
-        if operation.membership < before {
-            return Err(Obstacle::Refused(Refusal::ForgottenRecords));
-        }
-        if operation.membership <= self.membership.seen_records() || planted(Bug::MembershipSequenceIgnored) {
-            return Ok(builds_on);
-        }
-        Err(Obstacle::Lacks(Lack::Records(operation.membership)))
-    }
-
-    /// How many records the author of a log's sound operation claims to know there.
-    fn claimed_at(&self, log: &DeviceId, sequence: u64) -> u64 {
-        let mut held = self.logs.get(log);
-        while let Some(branch) = held.filter(|held| sequence <= held.base) {
-            held = branch.parent.and_then(|parent| self.logs.get(&parent));
-        }
-        let claims = held.map(|held| held.claims.as_slice()).unwrap_or_default();
-        let after = claims.partition_point(|(at, _)| *at <= sequence);
-        after.checked_sub(1).map_or(0, |index| claims[index].1)
-    }
-
-    /// The held log in which a dependency is sound, or what is lacking for that.
-    fn find(&self, dependency: &Dependency) -> Result<DeviceId, Lack> {
-        let Dependency { author, sequence, id } = *dependency;
-        match self.log_of(&author, sequence, &id) {
-            Some(log) if self.sound(&log) >= sequence => Ok(log),
-            Some(log) => Err(Lack::Operation(log, sequence)),
-            None if self.held(&author) < sequence => Err(Lack::Operation(author, sequence)),
-            None => Err(Lack::Branch(author, sequence, id)),
-        }
-    }
-
-    fn may_begin(&self, author: &DeviceId, operation: &OperationSummary, builds_on: &[Dependency]) -> bool {
-        let is_record = operation.kind == Kind::MEMBERSHIP;
-        if is_record && builds_on.is_empty() && self.membership.is_genesis(author, &operation.control) {
-            return true;
-        }
-        let past = OnceCell::new();
-        let in_past = |log: &DeviceId, sequence: u64| {
-            reaches(past.get_or_init(|| self.causality.past_of(builds_on)), log, sequence)
-        };
-        self.membership.may_begin(author, &in_past)
-            || is_record && self.membership.is_takeover(author, &operation.control, &in_past)
-    }
-
-    /// Whether an operation that builds on these has the admission of its author in its past.
-    fn covers_admission(&self, author: &DeviceId, builds_on: &[Dependency]) -> bool {
-        let past = self.causality.past_of(builds_on);
-        self.membership.may_begin(author, &|log, sequence| reaches(&past, log, sequence))
-    }
-
-    /// Whether an operation that builds on these has all records of the chain in its past.
-    fn covers_records(&self, builds_on: &[Dependency]) -> bool {
-        let past = self.causality.past_of(builds_on);
-        self.membership.knows_all_records(&|log, sequence| reaches(&past, log, sequence))
-    }
-
-    fn take_effect(&mut self, at: Place, operation: &OperationSummary) -> Result<(), MembershipError> {
-        let (causality, past) = (&self.causality, OnceCell::new());
-        let in_past = |log: &DeviceId, sequence: u64| {
-            reaches(past.get_or_init(|| causality.past(at.log, at.sequence)), log, sequence)
-        };
-        match operation.kind {
-            Kind::MEMBERSHIP => self.membership.apply_record(at, &operation.control, &in_past),
-            Kind::ADMIT => self.membership.apply_admit(at, &operation.control, &in_past),
-            Kind::DATA => {
-                let epoch = operation.epoch;
-                let held = self.logs.get_mut(&at.log).expect("it was looked at");
-                // What has begun in an operation's past has begun in those of the operations after it.
-                if held.sealed != Some(epoch) {
-                    if !self.membership.epoch_has_begun(epoch, &in_past) {
-                        return Err(MembershipError::WrongEpoch);
-                    }
-                    held.sealed = Some(epoch);
-                }
-                let ended = self.membership.epoch_has_ended(epoch, operation.membership, &in_past);
-                if ended { Err(MembershipError::WrongEpoch) } else { Ok(()) }
-            }
-            Kind::EQUIVOCATION => {
-                let proof = ForkProof::decode(&operation.control).map_err(|_| MembershipError::Malformed)?;
-                if !proof.holds(&self.membership.space()) {
-                    return Err(MembershipError::BadProof);
-                }
-                self.note_fork(proof.author, proof.sequence, proof.previous());
-                Ok(())
-            }
-            _ => Ok(()),
         }
     }
 }

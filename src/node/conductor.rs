@@ -219,7 +219,8 @@ impl Conductor {
             blocking(move || Ok(store.remove_space(space)?)).await?;
             return Ok(space);
         };
-        self.spaces.insert(space, Hosted { name, link, topic: None, greeted: Vec::new(), ticket, joining_problem: None });
+        self.spaces
+            .insert(space, Hosted { name, link, topic: None, greeted: Vec::new(), ticket, joining_problem: None });
         self.publish();
         Ok(space)
     }

@@ -9,14 +9,12 @@ use std::collections::VecDeque;
 use rand_core::CryptoRng;
 use syncline_model::keys::{SEAL_OVERHEAD_BYTES, seal};
 use syncline_model::limits::PAYLOAD_BYTES_MAX;
-use syncline_model::membership::{
-    Admit, Certificate, Facts, Genesis, KeyDelivery, Member, MembershipError, Statement,
-};
+use syncline_model::membership::{Certificate, Facts, Genesis, KeyDelivery, Statement};
 use syncline_model::planted::{Bug, planted};
 use syncline_model::run::RunBuilder;
 use syncline_model::{
-    Action, Admitted, ContentKey, Dependency, DeviceId, DeviceKey, ForkProof, Header, Kind, OperationId,
-    OperationSummary, Past, Role, Run, RunSummary, Transaction, VerifiedRun,
+    Action, Admitted, ContentKey, Dependency, DeviceId, DeviceKey, ForkProof, Header, Kind, OperationSummary, Past,
+    Role, Run, RunSummary, Transaction, VerifiedRun,
 };
 use syncline_storage::Filed;
 use syncline_sync::{Effect as SyncEffect, Engine, Event as SyncEvent};
@@ -25,6 +23,7 @@ use super::join::JoinRefusal;
 use super::keys::SpaceKeys;
 use super::log_state::LogState;
 use super::opening::OpenQueue;
+pub use super::refusal::WriteError;
 use super::steward::Act;
 use crate::documents::Opened;
 
@@ -173,69 +172,6 @@ pub enum Effect {
     Sync(SyncEffect),
 }
 
-/// Why an operation cannot be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum WriteError {
-    /// Nobody has admitted this device yet.
-    #[error(
-        "this device is not a member of the space yet: joining completes when a writer of the space is online; \
-         without a ticket, as after restoring a backup, ask for one and take it with `syncline space join`"
-    )]
-    NotAdmitted,
-    /// The space is opened again, since something became known that takes back what counted.
-    #[error("the space is just being opened again: repeat the request")]
-    BegunAnew,
-    /// The device was removed.
-    #[error("this device was removed from the space; what it wrote before stays readable here")]
-    Removed,
-    /// Its log was cut when it lost the right to write.
-    #[error("this device lost the right to write in the space; to write again it must be invited as a new device")]
-    Cut,
-    /// Its log forked.
-    #[error(
-        "two copies of this device have written: its data directory was copied and both were used. Stop one of them; \
-         to go on, make a new device (`syncline init` in a new directory) and have it invited"
-    )]
-    Cloned,
-    /// The device is not a member.
-    #[error("{device} is not a member of the space: `syncline space members` lists them")]
-    NotAMember {
-        /// Which.
-        device: DeviceId,
-    },
-    /// What is asked contradicts what is.
-    #[error("{reason}")]
-    NotPossible {
-        /// Why.
-        reason: &'static str,
-    },
-    /// The recovery key is another space's.
-    #[error("this is not the recovery key of the space: it was shown once, when the space was created")]
-    WrongRecoveryKey,
-    /// The role does not write.
-    #[error("this device is a {role} in the space and cannot write: ask the steward for an invitation as a writer")]
-    ReadOnly {
-        /// This device's role.
-        role: &'static str,
-    },
-    /// Only the steward does this.
-    #[error("only the steward of the space can do this")]
-    NotSteward,
-    /// The epoch's key has not arrived.
-    #[error("the space's current key has not arrived yet: try again once a member is online")]
-    NoKey,
-    /// Too large for one operation.
-    #[error("the transaction is larger than {PAYLOAD_BYTES_MAX} bytes: write it in several")]
-    TooLarge,
-    /// Something that this device's operations build on was damaged on the disk and is fetched again.
-    #[error("operations that were damaged on this disk are fetched again from peers: try again once one is online")]
-    Recovering,
-    /// The log takes no more.
-    #[error("the disk is full or failed; nothing was written")]
-    Storage,
-}
-
 /// What waits for the current batch to be durable.
 #[derive(Debug)]
 pub(super) enum Waiting {
@@ -266,8 +202,8 @@ pub struct SpaceCore {
     /// Whether this device may owe others something: keys, or a rotation.
     duties_due: bool,
     /// Since when other authors' data is admitted here that nothing of this device builds on.
-    unwitnessed_since_ms: Option<u64>,
-    witness_after_ms: u64,
+    pub(super) unwitnessed_since_ms: Option<u64>,
+    pub(super) witness_after_ms: u64,
     /// What the current step admitted, in causal order.
     admitted: Vec<News>,
     pub(super) waiting: VecDeque<Waiting>,
@@ -342,21 +278,6 @@ impl SpaceCore {
         self.state.admission.is_outdated()
     }
 
-    /// How long other authors' data may wait for an operation of this device that builds on it; then it writes an empty
-    /// one that does, a *witness*.
-    ///
-    /// What a device has witnessed stays readable when its author's log is cut before it. A witness is written for
-    /// data only, never for other witnesses alone, so that idle devices do not answer each other for ever, and at most
-    /// once in this time.
-    pub fn witness_after(&mut self, ms: u64) {
-        self.witness_after_ms = ms;
-    }
-
-    fn witness_due_ms(&self) -> Option<u64> {
-        let since = self.unwitnessed_since_ms.filter(|_| self.check_writer().is_ok())?;
-        since.checked_add(self.witness_after_ms)
-    }
-
     /// Heads, membership and keys.
     pub fn state(&self) -> &LogState {
         &self.state
@@ -390,10 +311,7 @@ impl SpaceCore {
         if std::mem::take(&mut self.duties_due) {
             self.do_duties(clock, random, out);
         }
-        if self.witness_due_ms().is_some_and(|due| due <= clock.now_ms) {
-            // One that finds no room is tried again after the same time.
-            self.unwitnessed_since_ms = self.write_control(Kind::WITNESS, Vec::new()).err().map(|_| clock.now_ms);
-        }
+        self.witness_when_due(clock);
     }
 
     fn dispatch(&mut self, event: Event, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {
@@ -594,60 +512,6 @@ impl SpaceCore {
         }
     }
 
-    /// Admits a device; a member already is given its keys again without another operation.
-    fn sponsor(
-        &mut self,
-        token: u64,
-        certificate: Certificate,
-        clock: Clock,
-        random: &mut dyn CryptoRng,
-    ) -> Result<Option<KeyDelivery>, JoinRefusal> {
-        self.check_writer().map_err(|reason| match reason {
-            WriteError::Recovering | WriteError::BegunAnew => JoinRefusal::Unavailable,
-            _ => JoinRefusal::NotASponsor,
-        })?;
-        let membership = self.state.membership();
-        let device = certificate.device;
-        if membership.is_removed(&device) {
-            return Err(JoinRefusal::Removed);
-        }
-        // Who was admitted and did not hear of it, or lost the keys, gets them whatever became of the invitation.
-        let came_by = |member: &&Member| member.admissions.iter().any(|by| by.invitation == certificate.invitation);
-        let again = membership.members().get(&device).filter(came_by);
-        if let Some(member) = again.filter(|_| certificate.holds(&self.state.keys.space)) {
-            let delivery = self.state.keys.deliver(device, member, random).ok_or(JoinRefusal::Unavailable)?;
-            return Ok(Some(delivery));
-        }
-        let known = self.state.admission.known_records(&self.state.device.id());
-        let role = membership.check_certificate(known, &certificate).map_err(|error| match error {
-            MembershipError::ClosedInvitation => JoinRefusal::Closed,
-            MembershipError::UnknownInvitation => JoinRefusal::Unknown,
-            _ => JoinRefusal::BadCertificate,
-        })?;
-        if let Some(member) = membership.members().get(&device).filter(|member| member.role <= role) {
-            let delivery = self.state.keys.deliver(device, member, random).ok_or(JoinRefusal::Unavailable)?;
-            return Ok(Some(delivery));
-        }
-        let invitation = membership.invitations()[&certificate.invitation];
-        if invitation.expires_ms < clock.wall_ms {
-            return Err(JoinRefusal::Expired);
-        }
-        if membership.invitation_uses(&certificate.invitation) >= invitation.uses {
-            return Err(JoinRefusal::UsedUp);
-        }
-        if membership.is_full() {
-            return Err(JoinRefusal::Full);
-        }
-        let unavailable = |_| JoinRefusal::Unavailable;
-        let admit = Admit { certificate, wall_time_ms: clock.wall_ms };
-        self.write_control(Kind::ADMIT, admit.encode()).map_err(unavailable)?;
-        let member = self.state.membership().members().get(&device).ok_or(JoinRefusal::Unavailable)?;
-        let delivery = self.state.keys.deliver(device, member, random).ok_or(JoinRefusal::Unavailable)?;
-        self.write_control(Kind::KEY_DELIVERY, delivery.encode()).map_err(unavailable)?;
-        self.waiting.push_back(Waiting::Join { token, delivery });
-        Ok(None)
-    }
-
     /// Gives reconciliation an event and takes the runs it brings.
     fn reconcile(&mut self, event: SyncEvent, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {
         let mut effects = Vec::new();
@@ -663,7 +527,7 @@ impl SpaceCore {
     }
 
     /// Takes a verified run that follows what is held of a log.
-    fn ingest(&mut self, log: DeviceId, run: VerifiedRun, clock: Clock, out: &mut Vec<Effect>) {
+    pub(super) fn ingest(&mut self, log: DeviceId, run: VerifiedRun, clock: Clock, out: &mut Vec<Effect>) {
         let mut admitted = Vec::new();
         if !self.state.hold(log, &RunSummary::of(&run), &mut admitted) {
             return;
@@ -682,35 +546,6 @@ impl SpaceCore {
         self.news = !planted(Bug::DependenciesForgotten);
         self.open.keep(log, &run);
         self.batch.push(Filed { log, run });
-    }
-
-    /// Takes a run of a branch: when it proves a fork that is not known, and when somebody built on it.
-    fn take_branch(&mut self, run: VerifiedRun, clock: Clock, out: &mut Vec<Effect>) {
-        let author = run.author();
-        let forked = self.state.membership().forks().contains_key(&author);
-        let wanted = |(of, sequence, id): (DeviceId, u64, OperationId)| {
-            of == author && (run.last() <= sequence || run.operation(sequence).is_some_and(|found| found.id == id))
-        };
-        if forked && !self.state.admission.wanted_branch().is_some_and(wanted) {
-            return;
-        }
-        let Some((log, first)) = self.state.admission.branch_for(&RunSummary::of(&run)) else { return };
-        let fresh = match run.encode_after(first - 1) {
-            Some(bytes) if first > run.first() => Run::decode(run.space(), bytes).ok().and_then(|run| run.verify().ok()),
-            _ => Some(run),
-        };
-        if let Some(fresh) = fresh {
-            self.ingest(log, fresh, clock, out);
-        }
-    }
-
-    /// Writes down a proof that an author forked, so that all learn of it.
-    fn publish_proof(&mut self, proof: &ForkProof) {
-        let known = self.state.is_proven(&proof.author);
-        if !known && self.check_writer().is_ok() && proof.holds(&self.state.keys.space) {
-            // One that finds no room is written by whoever meets the fork next.
-            let _unwritten = self.write_control(Kind::EQUIVOCATION, proof.encode());
-        }
     }
 
     fn durable(&mut self, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {

@@ -162,9 +162,11 @@ impl LogState {
             durable
         } else {
             let counting = self.admission.admitted().entry(&log).copied();
-            counting.zip(durable).map(|(counting, durable)| {
-                if counting.sequence <= durable.sequence { counting } else { durable }
-            })
+            counting.zip(durable).map(
+                |(counting, durable)| {
+                    if counting.sequence <= durable.sequence { counting } else { durable }
+                },
+            )
         };
         self.offered.replace(log, entry);
     }

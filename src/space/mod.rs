@@ -20,8 +20,11 @@ pub mod keys;
 pub mod log_state;
 mod opening;
 pub(crate) mod pump;
+mod refusal;
 pub mod replica;
+mod sponsor;
 mod steward;
+mod testimony;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -120,7 +120,8 @@ impl OpenQueue {
                 let through = run.last().min(last);
                 open_run(state, (log, &run), (next, through), opened, &mut self.unreadable);
                 through
-            } else if let Some(at) = self.read.iter().position(|(of, run)| *of == log && run.operation(next).is_some()) {
+            } else if let Some(at) = self.read.iter().position(|(of, run)| *of == log && run.operation(next).is_some())
+            {
                 let (_, run) = self.read.remove(at).expect("it was just found");
                 let through = run.last().min(last);
                 open_run(state, (log, &run), (next, through), opened, &mut self.unreadable);
@@ -197,8 +198,7 @@ fn open_operation(state: &LogState, log: DeviceId, run: &Run, sequence: u64) -> 
         lineage: transaction.lineage,
         actor: transaction.lineage.actor(&run.space(), &run.author()),
         entries: transaction.entries,
-        past: (deletes && !planted(Bug::DeletePastForgotten))
-            .then(|| state.admission.causality().past(log, sequence)),
+        past: (deletes && !planted(Bug::DeletePastForgotten)).then(|| state.admission.causality().past(log, sequence)),
         own: log == state.device.id(),
     })
 }

@@ -130,16 +130,7 @@ impl SpaceReplica {
         // Documents that show what does not count any more are made anew.
         let admitted = core.state().admission().admitted();
         let documents_outdated = desk.applied_logs().iter().any(|(log, applied)| admitted.sequence(log) < *applied);
-        Ok(Self {
-            core,
-            desk,
-            log,
-            reader,
-            index_due_ms: None,
-            keyring,
-            documents_outdated,
-            outputs: Vec::new(),
-        })
+        Ok(Self { core, desk, log, reader, index_due_ms: None, keyring, documents_outdated, outputs: Vec::new() })
     }
 
     /// Opens what the documents have not seen yet; once, before the first input.

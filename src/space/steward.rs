@@ -133,9 +133,12 @@ impl SpaceCore {
             return;
         }
         let local = self.state.device_id();
-        let took_over = self.state.membership().chain().last().is_some_and(|last| {
-            last.author == local && matches!(last.record.statement, Statement::Takeover(_))
-        });
+        let took_over = self
+            .state
+            .membership()
+            .chain()
+            .last()
+            .is_some_and(|last| last.author == local && matches!(last.record.statement, Statement::Takeover(_)));
         if took_over && self.begin_epoch(clock.wall_ms, random).is_ok() {
             out.push(Effect::StoreKeys);
         }
@@ -152,19 +155,6 @@ impl SpaceCore {
         for device in owed {
             if self.deliver(device, random).is_err() {
                 return;
-            }
-        }
-    }
-
-    /// Has proofs made of forks of which this device holds both branches and nobody has told yet.
-    fn prove_forks(&self, out: &mut Vec<Effect>) {
-        let admission = self.state.admission();
-        let unproven = self.state.membership().forks().keys().filter(|author| !self.state.is_proven(author));
-        for author in unproven {
-            let leaves = |branch: &&DeviceId| admission.branching(branch).is_some_and(|(log, _)| log == *author);
-            if let Some(branch) = admission.branches(author).iter().find(leaves) {
-                let sequence = admission.branching(branch).map_or(0, |(_, base)| base) + 1;
-                out.push(Effect::Prove { author: *author, branch: *branch, sequence });
             }
         }
     }

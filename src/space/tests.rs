@@ -67,7 +67,11 @@ pub(super) struct Net {
 enum Wire {
     Event(SyncEvent),
     /// Heard by those who listen to the name that gossip has in this epoch.
-    Frame { epoch: u32, from: usize, bytes: Vec<u8> },
+    Frame {
+        epoch: u32,
+        from: usize,
+        bytes: Vec<u8>,
+    },
 }
 
 impl Net {
@@ -262,7 +266,10 @@ impl Net {
     /// Others that are online; copies of one device do not meet.
     fn others(&self, number: usize) -> Vec<usize> {
         let meets = |other: &usize| {
-            *other != number && self.nodes[*other].online && self.nodes[number].online && self.id(*other) != self.id(number)
+            *other != number
+                && self.nodes[*other].online
+                && self.nodes[number].online
+                && self.id(*other) != self.id(number)
         };
         (0..self.nodes.len()).filter(meets).collect()
     }
@@ -329,10 +336,7 @@ impl Net {
     pub(super) fn invite(&mut self, role: Role, uses: u32) -> Result<DeviceKey, WriteError> {
         let token = self.token();
         let (now_ms, steward) = (self.clock().wall_ms, self.steward());
-        self.give(
-            steward,
-            Input::Core(Event::Invite { token, role, uses, expires_ms: now_ms + 1_000_000_000 }),
-        );
+        self.give(steward, Input::Core(Event::Invite { token, role, uses, expires_ms: now_ms + 1_000_000_000 }));
         let outcome = self.invited.remove(&token).expect("an invitation is answered");
         self.settle();
         outcome
@@ -443,5 +447,12 @@ impl Net {
 
 fn empty_keys(genesis: &Genesis) -> SpaceKeys {
     let (content, replication) = (BTreeMap::new(), BTreeMap::new());
-    SpaceKeys { space: genesis.space(), name: String::new(), founder: genesis.steward, ticket: None, content, replication }
+    SpaceKeys {
+        space: genesis.space(),
+        name: String::new(),
+        founder: genesis.steward,
+        ticket: None,
+        content,
+        replication,
+    }
 }

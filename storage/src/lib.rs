@@ -43,7 +43,7 @@ pub use error::StorageError;
 pub use index::{Batch, GatheredIndex, Index, IndexError, IndexKind, MemoryIndex, RedbIndex, SledIndex, SpaceIndex};
 pub use layout::Area;
 pub use log::{
-    Filed,     AppendLimits, ArrivalPage, AuthorRange, DamagedRun, Findings, Incarnation, LogReader, LogStats, Reclaimed,
+    AppendLimits, ArrivalPage, AuthorRange, DamagedRun, Filed, Findings, Incarnation, LogReader, LogStats, Reclaimed,
     RepairReport, ScrubStep, Signatures, SpaceLog, StoredRun, VerifyReport,
 };
 pub use position::Position;

@@ -156,9 +156,8 @@ impl Engine {
         let in_flight = self.flights.values().any(|flight| matches!(flight.asked, Asked::Branch { .. }));
         let Some(fetch) = self.fetch.as_ref().filter(|fetch| fetch.retry_ms <= cx.now_ms && !in_flight) else { return };
         let (sequence, id) = fetch.target;
-        let able = |peer: &&DeviceId| {
-            !fetch.asked.contains(peer) && !self.is_quiet(cx, peer) && !self.peers[*peer].refuses
-        };
+        let able =
+            |peer: &&DeviceId| !fetch.asked.contains(peer) && !self.is_quiet(cx, peer) && !self.peers[*peer].refuses;
         match self.peers.keys().find(able).copied() {
             Some(peer) => {
                 let request = Request::Branch { author, sequence, id };

@@ -134,7 +134,8 @@ impl Planner<'_> {
             return;
         }
         let (head, head_id) = self.head(author);
-        let last = ahead.sequence.min(through).min(self.replica.worth(author)) - u64::from(planted(Bug::RangeEndsEarly));
+        let last =
+            ahead.sequence.min(through).min(self.replica.worth(author)) - u64::from(planted(Bug::RangeEndsEarly));
         let mut covered = self.gaps.spans(author);
         covered.extend(self.strangers.spans(author));
         covered.extend(self.claimed.get(author).into_iter().flatten());

@@ -111,11 +111,7 @@ fn beyond(
         Some(said) => held.sequence > said.sequence,
         None => true,
     };
-    vector
-        .iter()
-        .filter(|(author, held)| within(author) && is_news(author, held))
-        .map(entry)
-        .collect()
+    vector.iter().filter(|(author, held)| within(author) && is_news(author, held)).map(entry).collect()
 }
 
 fn contains(set: &[u8; 32], bucket: usize) -> bool {

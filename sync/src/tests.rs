@@ -504,6 +504,14 @@ fn a_fork_is_reported_once_by_each_side_and_stops_only_that_author() {
     let mut reports = equivocations(&simulation);
     reports.sort();
     assert_eq!(reports, [(0, forker.id(), 5), (1, forker.id(), 5)]);
+    // Each hands its owner the other's first operation that differs, with what leads to it.
+    let shows = |node: usize| {
+        simulation.reported.iter().any(|(at, effect)| match effect {
+            Effect::Branch { run, .. } => *at == node && (run.first()..=run.last()).contains(&4),
+            _ => false,
+        })
+    };
+    assert!(shows(0) && shows(1));
     assert_eq!(simulation.nodes[1].replica.vector.sequence(&simulation.id(0)), 2, "other logs go on");
     assert_eq!(simulation.nodes[0].replica.vector.sequence(&forker.id()), 5);
     assert_eq!(misbehaviour(&simulation), []);

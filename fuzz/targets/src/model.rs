@@ -5,9 +5,7 @@
 use syncline_model::bytes::{SEALED_BYTES_OVERHEAD, open_bytes};
 use syncline_model::membership::{Admit, Facts, KeyDelivery, Record};
 use syncline_model::payload::Transaction;
-use syncline_model::{
-    Admission, BytesSignature, DeviceKey, DeviceText, Header, Run, RunSummary, SpaceId, Ticket,
-};
+use syncline_model::{Admission, BytesSignature, DeviceKey, DeviceText, Header, Run, RunSummary, SpaceId, Ticket};
 
 /// The space of the runs in the corpus, which come from the model's golden files.
 pub const SPACE: SpaceId = SpaceId([

@@ -13,8 +13,8 @@ use syncline_model::limits::{DEPENDENCIES_MAX, PLAINTEXT_BYTES_MAX};
 use syncline_model::membership::{Admit, Certificate, Cut, KeyDelivery, Record, Statement};
 use syncline_model::run::RunBuilder;
 use syncline_model::{
-    Action, ContentKey, Dependency, DeviceId, DeviceKey, Entry, Header, Kind, Lineage, OperationId, Role, Run,
-    SpaceId, Transaction,
+    Action, ContentKey, Dependency, DeviceId, DeviceKey, Entry, Header, Kind, Lineage, OperationId, Role, Run, SpaceId,
+    Transaction,
 };
 use syncline_sync::limits::STRANGERS_BYTES_MAX;
 use syncline_sync::{Event as SyncEvent, FrameId, Part, Request, RequestId, RunBytes, SummaryEntry};
@@ -99,8 +99,7 @@ impl Net {
     /// A transaction that puts a document, sealed under a key.
     fn sealed_put(&mut self, author: usize, header: impl FnOnce(&mut Header), key: Option<ContentKey>) -> Vec<u8> {
         let entry = Entry { key: "attack".parse().unwrap(), action: Action::Delete };
-        let transaction =
-            Transaction { wall_time_ms: u64::MAX, lineage: Lineage([1; 16]), entries: vec![entry] };
+        let transaction = Transaction { wall_time_ms: u64::MAX, lineage: Lineage([1; 16]), entries: vec![entry] };
         let plaintext = transaction.to_plaintext(1);
         let mut written = self.next_header(author, Kind::DATA, plaintext.len() + SEAL_OVERHEAD_BYTES);
         header(&mut written);
@@ -153,8 +152,8 @@ fn a_forged_signature_is_refused_and_its_sender_blamed() {
 fn signatures_in_other_encodings_are_refused() {
     // The order of the group, which a strict check wants s to be smaller than (RFC 8032, 5.1.7).
     const ORDER: [u8; 32] = [
-        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0,
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
     ];
     for way in WAYS {
         let (mut net, victim, attacker) = besieged(2, Role::Writer);
@@ -473,14 +472,16 @@ fn tickets_are_not_used_twice_nor_too_late_nor_by_others() {
 fn the_recovery_key_of_another_space_takes_nothing_over() {
     let (mut net, victim, attacker) = besieged(17, Role::Writer);
     let other = DeviceKey::from_seed(&[5; 32]);
-    assert!(matches!(net.govern(attacker, Act::TakeOver { recovery: other.clone() }), Err(WriteError::WrongRecoveryKey)));
+    assert!(matches!(
+        net.govern(attacker, Act::TakeOver { recovery: other.clone() }),
+        Err(WriteError::WrongRecoveryKey)
+    ));
     // Written by hand it is stored like any operation, and has no effect.
     let membership = net.nodes[attacker].replica.core().state().membership();
     let place = (membership.records() + 1, membership.last_record());
     let device = (net.id(attacker), net.nodes[attacker].key.exchange_public());
     let cut = Cut { author: net.id(0), sequence: 0, id: OperationId::ZERO };
-    let takeover =
-        syncline_model::membership::Takeover::new(&net.genesis.space(), place, device, cut, 9, &other);
+    let takeover = syncline_model::membership::Takeover::new(&net.genesis.space(), place, device, cut, 9, &other);
     let record = membership.next_record(Statement::Takeover(takeover), 0);
     let run = net.control(attacker, Kind::MEMBERSHIP, &record.encode());
     for way in WAYS {

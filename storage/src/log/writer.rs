@@ -477,8 +477,6 @@ fn fits(parts: &LogParts, segments: &[Segment], watermark: &Watermark) -> Result
     let (segment, offset) = (position.segment(), position.offset());
     let same_length = |header: RecordHeader| header.length == arrival.length;
     let body = parts.codec.body(segment, offset, &record).map(|body| decode_body(parts.space, body));
-    let same_run =
-        |(log, run): (DeviceId, Run)| encode_arrival(arrival.length, &log, &RunSummary::of(&run)) == value;
-    Ok(parts.codec.header(segment, offset, &record).is_none_or(same_length)
-        && body.flatten().is_none_or(same_run))
+    let same_run = |(log, run): (DeviceId, Run)| encode_arrival(arrival.length, &log, &RunSummary::of(&run)) == value;
+    Ok(parts.codec.header(segment, offset, &record).is_none_or(same_length) && body.flatten().is_none_or(same_run))
 }

@@ -144,7 +144,8 @@ impl World {
         if plan.members.keys().any(|member| !membership.knows(&self.surroundings.ids[*member])) {
             return;
         }
-        let removable = plan.members.iter().filter(|(number, member)| !member.role.writes() && !self.plan().lies(**number));
+        let removable =
+            plan.members.iter().filter(|(number, member)| !member.role.writes() && !self.plan().lies(**number));
         let removable: Vec<usize> = removable.map(|(number, _)| *number).collect();
         if let Some(removed) = removable.get(choices.below(removable.len().max(1) as u64) as usize) {
             let id = self.surroundings.ids[*removed];

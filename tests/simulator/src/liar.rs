@@ -444,7 +444,9 @@ impl World {
             let key = &surroundings.keys[number];
             if let Some((space, secret, standing)) = secrets.first() {
                 let id = surroundings.spaces[*space].id;
-                if let Some((happening, frame)) = liar.frame((*space, id), (secret.0, &secret.1), key, standing.as_ref()) {
+                if let Some((happening, frame)) =
+                    liar.frame((*space, id), (secret.0, &secret.1), key, standing.as_ref())
+                {
                     wishes.push(Wish::Note(happening, [peer as u64, 1]));
                     wishes.push(Wish::Spread { frame, not_to: None });
                 }

@@ -1,0 +1,74 @@
+//! What a device testifies of others: that it has seen their data, and that a log forked.
+
+use syncline_model::{DeviceId, ForkProof, Kind, OperationId, Run, RunSummary, VerifiedRun};
+
+use super::core::{Clock, Effect, SpaceCore};
+
+impl SpaceCore {
+    /// How long other authors' data may wait for an operation of this device that builds on it; then it writes an empty
+    /// one that does, a *witness*.
+    ///
+    /// What a device has witnessed stays readable when its author's log is cut before it. A witness is written for
+    /// data only, never for other witnesses alone, so that idle devices do not answer each other for ever, and at most
+    /// once in this time.
+    pub fn witness_after(&mut self, ms: u64) {
+        self.witness_after_ms = ms;
+    }
+
+    pub(super) fn witness_due_ms(&self) -> Option<u64> {
+        let since = self.unwitnessed_since_ms.filter(|_| self.check_writer().is_ok())?;
+        since.checked_add(self.witness_after_ms)
+    }
+
+    /// Writes a witness when other authors' data has waited long enough for one.
+    pub(super) fn witness_when_due(&mut self, clock: Clock) {
+        if self.witness_due_ms().is_some_and(|due| due <= clock.now_ms) {
+            // One that finds no room is tried again after the same time.
+            self.unwitnessed_since_ms = self.write_control(Kind::WITNESS, Vec::new()).err().map(|_| clock.now_ms);
+        }
+    }
+
+    /// Takes a run of a branch: when it proves a fork that is not known, and when somebody built on it.
+    pub(super) fn take_branch(&mut self, run: VerifiedRun, clock: Clock, out: &mut Vec<Effect>) {
+        let author = run.author();
+        let forked = self.state.membership().forks().contains_key(&author);
+        let wanted = |(of, sequence, id): (DeviceId, u64, OperationId)| {
+            of == author && (run.last() <= sequence || run.operation(sequence).is_some_and(|found| found.id == id))
+        };
+        if forked && !self.state.admission.wanted_branch().is_some_and(wanted) {
+            return;
+        }
+        let Some((log, first)) = self.state.admission.branch_for(&RunSummary::of(&run)) else { return };
+        let fresh = match run.encode_after(first - 1) {
+            Some(bytes) if first > run.first() => {
+                Run::decode(run.space(), bytes).ok().and_then(|run| run.verify().ok())
+            }
+            _ => Some(run),
+        };
+        if let Some(fresh) = fresh {
+            self.ingest(log, fresh, clock, out);
+        }
+    }
+
+    /// Writes down a proof that an author forked, so that all learn of it.
+    pub(super) fn publish_proof(&mut self, proof: &ForkProof) {
+        let known = self.state.is_proven(&proof.author);
+        if !known && self.check_writer().is_ok() && proof.holds(&self.state.keys.space) {
+            // One that finds no room is written by whoever meets the fork next.
+            let _unwritten = self.write_control(Kind::EQUIVOCATION, proof.encode());
+        }
+    }
+
+    /// Has proofs made of forks of which this device holds both branches and nobody has told yet.
+    pub(super) fn prove_forks(&self, out: &mut Vec<Effect>) {
+        let admission = self.state.admission();
+        let unproven = self.state.membership().forks().keys().filter(|author| !self.state.is_proven(author));
+        for author in unproven {
+            let leaves = |branch: &&DeviceId| admission.branching(branch).is_some_and(|(log, _)| log == *author);
+            if let Some(branch) = admission.branches(author).iter().find(leaves) {
+                let sequence = admission.branching(branch).map_or(0, |(_, base)| base) + 1;
+                out.push(Effect::Prove { author: *author, branch: *branch, sequence });
+            }
+        }
+    }
+}
