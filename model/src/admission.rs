@@ -249,17 +249,24 @@ impl Admission {
         lacked.chain(resolved).find(|(author, sequence)| self.held(author) < *sequence)
     }
 
-    /// An operation of a branch that waiting ones or records name and that is not held, while the log that is held has
-    /// another in its place.
+    /// An operation that waiting ones or records name, and that is to be had by its id alone: the log that is held has
+    /// another in its place, or ends before it and forked.
     pub fn wanted_branch(&self) -> Option<(DeviceId, u64, OperationId)> {
-        let lacked = self.lacks.values().filter_map(|lack| match *lack {
+        let lacked = self.lacks.iter().filter_map(|(log, lack)| match *lack {
             Lack::Branch(author, sequence, id) => Some((author, sequence, id)),
-            _ => None,
+            Lack::Operation(author, sequence) => {
+                let named = &self.logs.get(log)?.waiting.front()?.dependencies;
+                let named = named.iter().find(|on| on.author == author && on.sequence == sequence)?;
+                Some((author, sequence, named.id))
+            }
+            Lack::Records(_) => None,
         });
         let named = self.membership.cuts().values().chain(self.membership.resolved());
         let named = named.filter(|cut| cut.sequence > 0).map(|cut| (cut.author, cut.sequence, cut.id));
         let missing = |(author, sequence, id): &(DeviceId, u64, OperationId)| {
-            self.held(author) >= *sequence && self.log_of(author, *sequence, id).is_none()
+            // Peers offer a forked log up to the fork only.
+            let hidden = self.held(author) >= *sequence || self.membership.forks().contains_key(author);
+            hidden && self.log_of(author, *sequence, id).is_none()
         };
         lacked.chain(named).find(missing)
     }

@@ -548,7 +548,7 @@ impl Conductor {
         let Some(network) = &self.workshop.network else { return };
         let device = &self.workshop.device;
         for (space, hosted) in &self.spaces {
-            let waiting = hosted.link.facts.borrow().role.is_none();
+            let waiting = is_waiting(hosted);
             let refused = hosted.joining_problem.as_ref().is_some_and(|problem| problem.is_final);
             let Some(ticket) = hosted.ticket.as_ref().filter(|_| waiting && !refused) else { continue };
             let invitation = ticket.invitation();
@@ -572,7 +572,7 @@ impl Conductor {
         match answer {
             JoinAnswer::Admitted(delivery) => {
                 // Its keys are on their way; the rest comes with the log.
-                (hosted.joining_problem, hosted.ticket) = (None, None);
+                hosted.joining_problem = None;
                 hosted.link.send(Message::Admitted(delivery));
             }
             JoinAnswer::Refused(refusal) => {
@@ -587,8 +587,7 @@ impl Conductor {
     }
 
     async fn round(&mut self) {
-        let joining =
-            |(_, hosted): &(&SpaceId, &Hosted)| hosted.ticket.is_some() && hosted.link.facts.borrow().role.is_none();
+        let joining = |(_, hosted): &(&SpaceId, &Hosted)| hosted.ticket.is_some() && is_waiting(hosted);
         let waiting: Vec<SpaceId> = self.spaces.iter().filter(joining).map(|(space, _)| *space).collect();
         for space in waiting {
             self.apply_for_admission(space);
@@ -638,6 +637,12 @@ impl Conductor {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         self.published.send_replace(Arc::new(entries));
     }
+}
+
+/// Whether this device is to be admitted, for the first time or again.
+fn is_waiting(hosted: &Hosted) -> bool {
+    let facts = hosted.link.facts.borrow();
+    facts.role.is_none() && !facts.was_removed
 }
 
 fn empty_keys(space: SpaceId, name: String, founder: DeviceId) -> SpaceKeys {

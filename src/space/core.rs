@@ -338,7 +338,6 @@ impl SpaceCore {
             Event::Proven(proof) => self.publish_proof(&proof),
             Event::Admitted(delivery) => {
                 self.state.accept_delivery(&delivery);
-                self.state.keys.ticket = None;
                 out.push(Effect::StoreKeys);
             }
             Event::Sync(event) => self.reconcile(event, clock, random, out),

@@ -21,7 +21,8 @@ pub struct SpaceKeys {
     pub name: String,
     /// The steward of the genesis: the only author believed before the genesis is held.
     pub founder: DeviceId,
-    /// The ticket to join with, as long as nobody has admitted this device.
+    /// The ticket that this device joined with. It is kept, since an admission may turn out not to count: its sponsor
+    /// was removed before, or forked. Then another member is asked.
     pub ticket: Option<String>,
     /// Content keys by epoch; a relay has none.
     pub content: BTreeMap<u32, ContentKey>,

@@ -73,9 +73,10 @@ impl Hosted {
         self.secrets().next()
     }
 
-    /// Whether no secret is here yet.
-    pub(crate) fn is_secretless(&self) -> bool {
-        self.secrets().next().is_none()
+    /// Whether this device is to be admitted, for the first time or again.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let state = self.replica.core().state();
+        state.role().is_none() && !state.membership().is_removed(&state.device_id())
     }
 
     /// Requests of peers and frames that wait for the replica: nothing may pile up.

@@ -242,7 +242,7 @@ impl Running {
     /// Asks a peer to sponsor this device in the spaces whose keys are not here yet.
     fn apply_at(&self, peer: usize, wishes: &mut Vec<Wish>) {
         for (space, hosted) in &self.hosted {
-            let Some(ticket) = hosted.ticket.as_ref().filter(|_| hosted.is_secretless()) else { continue };
+            let Some(ticket) = hosted.ticket.as_ref().filter(|_| hosted.is_waiting()) else { continue };
             let (device, invitation) = (&self.surroundings.keys[self.number], ticket.invitation());
             let request = JoinRequest {
                 tag: invitation_tag(&invitation.id(), &device.id(), &self.id_of(peer)),
