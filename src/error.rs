@@ -11,7 +11,8 @@ use syncline_storage::{BackupError, StorageError};
 
 use crate::documents::{DocumentError, VersionError};
 use crate::network::{ConnectError, NetworkError};
-use crate::space::WriteError;
+use crate::node::recovery::RecoveryKeyError;
+use crate::space::{ParseBranchHeadError, WriteError};
 
 /// What a caller does next about an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -133,6 +134,38 @@ pub enum Error {
     /// A call that writes.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// No such member.
+    #[error("no member's id begins with `{asked}`: `syncline space members` lists them")]
+    UnknownMember {
+        /// What was asked for.
+        asked: String,
+    },
+    /// No such invitation.
+    #[error("no invitation's id begins with `{asked}`: `syncline space invitations` lists them")]
+    UnknownInvitation {
+        /// What was asked for.
+        asked: String,
+    },
+    /// Several ids begin alike.
+    #[error("{count} ids begin with `{asked}`: type more of it")]
+    AmbiguousId {
+        /// What was asked for.
+        asked: String,
+        /// How many.
+        count: usize,
+    },
+    /// Too little of an id.
+    #[error("type at least {least} characters of the id, or all of it")]
+    ShortId {
+        /// The fewest characters.
+        least: usize,
+    },
+    /// Not a recovery key.
+    #[error(transparent)]
+    RecoveryKey(#[from] RecoveryKeyError),
+    /// Not the name of an operation up to which a log is to count.
+    #[error(transparent)]
+    BranchHead(#[from] ParseBranchHeadError),
     /// The role cannot be given.
     #[error("a space has one steward; invite as writer, reader or relay")]
     BadRole,
@@ -229,14 +262,28 @@ impl Error {
         }
     }
 
+    pub(crate) fn unknown_member(asked: &str) -> Self {
+        Self::UnknownMember { asked: asked.chars().take(80).collect() }
+    }
+
+    pub(crate) fn unknown_invitation(asked: &str) -> Self {
+        Self::UnknownInvitation { asked: asked.chars().take(80).collect() }
+    }
+
     /// What a caller does next.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotInitialised { .. } | Self::UnknownSpace { .. } | Self::UnknownToken { .. } => ErrorKind::NotFound,
+            Self::NotInitialised { .. }
+            | Self::UnknownSpace { .. }
+            | Self::UnknownToken { .. }
+            | Self::UnknownMember { .. }
+            | Self::UnknownInvitation { .. }
+            | Self::Write(WriteError::NotAMember { .. }) => ErrorKind::NotFound,
             Self::AlreadyInitialised { .. }
             | Self::NameTaken { .. }
             | Self::AlreadyJoined { .. }
-            | Self::TooManyTokens { .. } => ErrorKind::Conflict,
+            | Self::TooManyTokens { .. }
+            | Self::Write(WriteError::NotPossible { .. }) => ErrorKind::Conflict,
             Self::Storage(error) | Self::Backup(BackupError::Storage(error)) => storage_kind(error),
             Self::Backup(BackupError::Io { .. }) => ErrorKind::Internal,
             Self::BackupFile { .. } => ErrorKind::NotFound,
@@ -260,6 +307,10 @@ impl Error {
             | Self::BadTokenLife
             | Self::Bytes(_)
             | Self::DeviceText(_)
+            | Self::AmbiguousId { .. }
+            | Self::ShortId { .. }
+            | Self::RecoveryKey(_)
+            | Self::BranchHead(_)
             | Self::BadRole => ErrorKind::Invalid,
             Self::Document(error) => document_kind(error),
             Self::Write(WriteError::TooLarge) => ErrorKind::TooLarge,

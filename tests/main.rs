@@ -6,6 +6,7 @@ mod crash;
 mod disk;
 mod kept;
 mod keys;
+mod members;
 mod replication;
 mod tidy;
 mod tokens;

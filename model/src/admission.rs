@@ -27,7 +27,7 @@ use crate::causality::{Causality, Past};
 use crate::equivocation::branch_log;
 use crate::ids::{DeviceId, IdPrefix, OperationId, SpaceId};
 use crate::limits::{BRANCHES_PER_AUTHOR_MAX, DEPENDENCIES_MAX};
-use crate::membership::{Facts, Membership, MembershipError, Place};
+use crate::membership::{Cut, Facts, Membership, MembershipError, Place};
 use crate::operation::{Dependency, Kind};
 use crate::planted::{Bug, planted};
 use crate::summary::{OperationSummary, RunSummary};
@@ -52,6 +52,15 @@ pub struct Admitted {
     pub control: Vec<u8>,
     /// Why it has no effect although it counts in the chain.
     pub fault: Option<MembershipError>,
+}
+
+/// Sound operations of one log, or of a branch of it, that do not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UncountedStretch {
+    /// The first of them.
+    pub first: u64,
+    /// The last of them: a record that resolves it lets all of them count.
+    pub head: Cut,
 }
 
 /// Why an author's log does not count from some operation on, whatever else arrives.
@@ -230,6 +239,16 @@ impl Admission {
     pub fn uncounted(&self, log: &DeviceId) -> Option<(u64, u64)> {
         let held = self.logs.get(log).filter(|held| !held.shadow.is_empty())?;
         Some((held.sound + 1 - held.shadow.len() as u64, held.sound))
+    }
+
+    /// Every stretch of sound operations that do not count, own and of branches, by log.
+    pub fn uncounted_stretches(&self) -> impl Iterator<Item = UncountedStretch> {
+        let stretch = |held: &Log| {
+            let (first, last) = (held.shadow.front()?, held.shadow.back()?);
+            let (first, last) = (first.operation.sequence, &last.operation);
+            Some(UncountedStretch { first, head: Cut { author: last.author, sequence: last.sequence, id: last.id } })
+        };
+        self.shadowed.iter().filter_map(|log| self.logs.get(log)).filter_map(stretch)
     }
 
     /// An operation that waiting ones lack and that is not held: what to pull first.

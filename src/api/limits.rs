@@ -43,5 +43,8 @@ pub const INVITATION_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
 /// Life of an invitation when the caller names none, in milliseconds: a week.
 pub const INVITATION_MS_DEFAULT: u64 = 7 * 24 * 3600 * 1000;
 
+/// Most devices that one request removes.
+pub const REMOVED_AT_ONCE_MAX: usize = 100;
+
 /// Longest line that is read from one of the API's own files, in bytes.
 pub const OWN_FILE_BYTES_MAX: u64 = 4096;

@@ -7,7 +7,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::body;
 use super::problem::Problem;
-use super::routes::{bytes, changes, documents, node, spaces, tokens, upkeep};
+use super::routes::{bytes, changes, documents, members, node, spaces, tokens, upkeep};
 use super::scopes::{Need, need};
 
 #[derive(OpenApi)]
@@ -21,7 +21,10 @@ use super::scopes::{Need, need};
     ),
     paths(
         node::health, node::metrics, node::status, node::peers, node::connect,
-        spaces::list, spaces::create, spaces::join, spaces::show, spaces::leave, spaces::invite, spaces::members,
+        spaces::list, spaces::create, spaces::join, spaces::show, spaces::leave, spaces::invite,
+        members::list, members::add, members::remove, members::change_role, members::hand_over, members::recover,
+        members::rotate, members::resolve, members::change, members::invitations, members::revoke, members::log,
+        members::uncounted,
         upkeep::verify, upkeep::backup, upkeep::backup_with_keys, tokens::list, tokens::create, tokens::revoke,
         bytes::seal, bytes::open, bytes::sign, bytes::verify,
         documents::list, documents::get, documents::put, documents::patch, documents::delete, documents::transact,
@@ -34,7 +37,8 @@ use super::scopes::{Need, need};
         (name = "node", description = "The node and its peers."),
         (name = "tokens", description = "Tokens for other programs."),
         (name = "bytes", description = "Bytes of a person's own: sealed for a device, signed by this one."),
-        (name = "spaces", description = "Spaces, their members and invitations."),
+        (name = "spaces", description = "Spaces and invitations into them."),
+        (name = "members", description = "Who is in a space, who was, and the keys that follow from it."),
         (name = "documents", description = "Documents and what changes in them."),
     ),
 )]

@@ -12,7 +12,7 @@ use super::guard::{Gate, guard};
 use super::limits::{BODY_BYTES_MAX, OWN_BYTES_BODY_MAX};
 use super::openapi;
 use super::problem::{Problem, ProblemKind};
-use super::routes::{bytes, changes, documents, node, spaces, tokens, upkeep};
+use super::routes::{bytes, changes, documents, members, node, spaces, tokens, upkeep};
 use super::state::ApiState;
 
 /// All routes behind the guard: what the server serves.
@@ -36,9 +36,17 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/spaces", get(spaces::list).post(spaces::create))
         .route("/v1/spaces/join", post(spaces::join))
-        .route("/v1/spaces/{space}", get(spaces::show).delete(spaces::leave))
-        .route("/v1/spaces/{space}/invitations", post(spaces::invite))
-        .route("/v1/spaces/{space}/members", get(spaces::members))
+        .route("/v1/spaces/{space}", get(spaces::show).patch(members::change).delete(spaces::leave))
+        .route("/v1/spaces/{space}/invitations", get(members::invitations).post(spaces::invite))
+        .route("/v1/spaces/{space}/invitations/{invitation}", delete(members::revoke))
+        .route("/v1/spaces/{space}/members", get(members::list).post(members::add))
+        .route("/v1/spaces/{space}/members/{device}", delete(members::remove).patch(members::change_role))
+        .route("/v1/spaces/{space}/handover", post(members::hand_over))
+        .route("/v1/spaces/{space}/recovery", post(members::recover))
+        .route("/v1/spaces/{space}/rotation", post(members::rotate))
+        .route("/v1/spaces/{space}/resolutions", post(members::resolve))
+        .route("/v1/spaces/{space}/log", get(members::log))
+        .route("/v1/spaces/{space}/uncounted", get(members::uncounted))
         .route("/v1/spaces/{space}/verify", post(upkeep::verify))
         .route("/v1/spaces/{space}/documents", get(documents::list))
         .route(

@@ -1,5 +1,7 @@
 //! The command line's grammar.
 
+mod members;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -8,6 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::duration::parse_duration_ms;
 use super::failure::EXIT_CODES;
+
+pub(crate) use self::members::{HistoryArgument, MemberCommand};
 
 /// A replicated datastore that keeps working offline: signed, sealed, conflict-free documents between peers.
 ///
@@ -379,8 +383,8 @@ pub(crate) enum SpaceCommand {
         #[arg(long, value_name = "NAME", env = "SYNCLINE_NAME")]
         name: Option<String>,
     },
-    /// List the members of a space
-    Members(Space),
+    #[command(flatten)]
+    Members(MemberCommand),
     /// Delete a space from this device; other members keep it
     Leave(Space),
 }

@@ -15,6 +15,7 @@ mod export;
 mod failure;
 mod import;
 mod key;
+mod members;
 mod output;
 mod passphrase;
 mod progress;

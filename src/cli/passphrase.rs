@@ -1,4 +1,4 @@
-//! Where a passphrase comes from: a file, a variable, or the person.
+//! Where a passphrase or a recovery key comes from: a file, a variable, or the person.
 
 use std::fs::File;
 use std::io::{IsTerminal, Read};
@@ -17,6 +17,8 @@ const VARIABLE: &str = "SYNCLINE_PASSPHRASE";
 const NEW_VARIABLE: &str = "SYNCLINE_NEW_PASSPHRASE";
 /// Holds the one over the keys in a backup.
 const BACKUP_VARIABLE: &str = "SYNCLINE_BACKUP_PASSPHRASE";
+/// Holds the recovery key of a space.
+const RECOVERY_VARIABLE: &str = "SYNCLINE_RECOVERY_KEY";
 /// Most bytes that are read of a passphrase's file.
 const FILE_BYTES_MAX: u64 = 8192;
 
@@ -92,30 +94,49 @@ pub(super) fn given_new(file: Option<&Path>) -> Result<Option<Passphrase>, Failu
 }
 
 fn given(file: Option<&Path>, variable: &str) -> Result<Option<Passphrase>, Failure> {
-    if let Some(path) = file {
-        return Ok(Some(Passphrase::new(&first_line(path)?)?));
+    let text = given_text(file, variable)?;
+    text.map(|text| Ok(Passphrase::new(&text)?)).transpose()
+}
+
+fn given_text(file: Option<&Path>, variable: &str) -> Result<Option<Zeroizing<String>>, Failure> {
+    match file {
+        Some(path) => first_line(path).map(Some),
+        None => Ok(std::env::var(variable).map(Zeroizing::new).ok()),
     }
-    match std::env::var(variable).map(Zeroizing::new) {
-        Ok(text) => Ok(Some(Passphrase::new(&text)?)),
-        Err(_) => Ok(None),
+}
+
+/// The recovery key of the file, of the variable, or of the person.
+pub(super) fn recovery_key(file: Option<&Path>) -> Result<Zeroizing<String>, Failure> {
+    if let Some(given) = given_text(file, RECOVERY_VARIABLE)? {
+        return Ok(given);
     }
+    if !has_terminal() {
+        let failure = Failure::new(Exit::Usage, "the recovery key is needed, and there is no terminal to ask for it");
+        return Err(failure.hint(format!("name a file with --recovery-key-file, or set {RECOVERY_VARIABLE}")));
+    }
+    read_hidden("Recovery key: ")
+}
+
+fn has_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+fn read_hidden(prompt: &str) -> Result<Zeroizing<String>, Failure> {
+    let terminal = Term::stderr();
+    let failed = |error| Failure::new(Exit::Failed, format!("cannot ask for it: {error}"));
+    terminal.write_str(prompt).map_err(failed)?;
+    terminal.read_secure_line().map(Zeroizing::new).map_err(failed)
 }
 
 /// Asks the person; twice, if it is a new one.
 pub(super) fn ask(purpose: Purpose) -> Result<Passphrase, Failure> {
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+    if !has_terminal() {
         let failure =
             Failure::new(purpose.exit(), format!("{}, and there is no terminal to ask for it", purpose.what()));
         return Err(failure.hint(purpose.hint()));
     }
-    let read = |prompt: &str| {
-        let terminal = Term::stderr();
-        let failed = |error| Failure::new(Exit::Failed, format!("cannot ask for the passphrase: {error}"));
-        terminal.write_str(prompt).map_err(failed)?;
-        terminal.read_secure_line().map(Zeroizing::new).map_err(failed)
-    };
-    let passphrase = read(purpose.prompt())?;
-    if purpose.is_new() && read("Once more: ")? != passphrase {
+    let passphrase = read_hidden(purpose.prompt())?;
+    if purpose.is_new() && read_hidden("Once more: ")? != passphrase {
         return Err(Failure::new(Exit::Usage, "the two passphrases differ: nothing was done"));
     }
     Ok(Passphrase::new(&passphrase)?)

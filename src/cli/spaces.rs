@@ -2,15 +2,16 @@
 
 use axum::http::Method;
 use syncline::api::body::{
-    CreatedSpace, Invitation, InvitationRequest, InvitedRole, JoinRequest, MemberList, NewSpace, SpaceList, StringsName,
+    CreatedSpace, Invitation, InvitationRequest, InvitedRole, JoinRequest, NewSpace, SpaceList, StringsName,
 };
-use syncline::node::info::{SpaceStatus, Standing};
+use syncline::node::info::{SpacePeer, SpaceStatus, Standing};
 
 use super::access::{Access, Target};
 use super::arguments::{RoleArgument, Space, SpaceCommand, StringsArgument};
 use super::documents::space_target;
 use super::duration::humane_duration;
 use super::failure::Failure;
+use super::members;
 use super::output::{Output, humane_bytes, note, plain, short};
 
 pub(super) async fn space(access: &Access, command: SpaceCommand, output: &mut Output) -> Result<(), Failure> {
@@ -22,7 +23,7 @@ pub(super) async fn space(access: &Access, command: SpaceCommand, output: &mut O
             invite(access, &space, role, uses, expires, output).await
         }
         SpaceCommand::Join { ticket, name } => join(access, ticket, name, output).await,
-        SpaceCommand::Members(space) => members(access, &space, output).await,
+        SpaceCommand::Members(command) => members::members(access, command, output).await,
         SpaceCommand::Leave(space) => leave(access, &space, output).await,
     }
 }
@@ -67,6 +68,10 @@ pub(super) fn space_row(space: &SpaceStatus) -> Vec<String> {
     ]
 }
 
+pub(super) fn newcomers_text(read_history: bool) -> &'static str {
+    if read_history { "read what was written before they came" } else { "read what is written after they are invited" }
+}
+
 fn standing_text(space: &SpaceStatus) -> String {
     match space.standing {
         Standing::Joining => "joining".to_owned(),
@@ -93,18 +98,34 @@ pub(super) async fn show(access: &Access, space: &str, output: &mut Output) -> R
         ("unreadable", status.unreadable.to_string()),
         ("size", humane_bytes(status.log_bytes)),
         ("members", status.members.to_string()),
+        ("epoch", status.epoch.to_string()),
+        ("newcomers", newcomers_text(status.newcomers_read_history).to_owned()),
     ])?;
     for peer in &status.peers {
-        let state = if peer.in_sync { "in step".to_owned() } else { format!("{} operations ahead", peer.behind) };
+        let state = match peer {
+            SpacePeer { refuses: true, .. } => "gives this device nothing: it is no member in its eyes".to_owned(),
+            SpacePeer { in_sync: true, .. } => "in step".to_owned(),
+            SpacePeer { behind, .. } => format!("{behind} operations ahead"),
+        };
         output.line(format_args!("peer {}: {state}", short(&peer.device)))?;
     }
     if status.quarantined > 0 {
         output.line(format_args!("{} damaged stretches of the log are in quarantine, left out", status.quarantined))?;
     }
+    members::show_uncounted(space, &status.uncounted, output)?;
     for problem in status.problems.iter().chain(&status.joining_problem) {
         output.line(format_args!("problem: {}", plain(problem)))?;
     }
     Ok(())
+}
+
+/// A role as the API names it, and as people do.
+pub(super) fn invited_role(role: RoleArgument) -> (InvitedRole, &'static str) {
+    match role {
+        RoleArgument::Writer => (InvitedRole::Writer, "writer"),
+        RoleArgument::Reader => (InvitedRole::Reader, "reader"),
+        RoleArgument::Relay => (InvitedRole::Relay, "relay"),
+    }
 }
 
 async fn invite(
@@ -115,11 +136,7 @@ async fn invite(
     lasts_ms: u64,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let (role, name) = match role {
-        RoleArgument::Writer => (InvitedRole::Writer, "writer"),
-        RoleArgument::Reader => (InvitedRole::Reader, "reader"),
-        RoleArgument::Relay => (InvitedRole::Relay, "relay"),
-    };
+    let (role, name) = invited_role(role);
     let request = InvitationRequest { role, uses, lasts_ms };
     let invitation: Invitation = access.send_json(Method::POST, &space_target(space, "invitations"), &request).await?;
     if output.json {
@@ -156,24 +173,6 @@ async fn join(access: &Access, ticket: String, name: Option<String>, output: &mu
         });
     }
     Ok(())
-}
-
-async fn members(access: &Access, space: &Space, output: &mut Output) -> Result<(), Failure> {
-    let list: MemberList = access.get(&space_target(space, "members")).await?;
-    if output.json {
-        return output.json(&list);
-    }
-    let row = |member: &syncline::node::info::MemberInfo| {
-        vec![
-            member.device.clone(),
-            member.role.clone(),
-            member.operations.to_string(),
-            member.admitted_by.as_deref().map_or_else(|| "founder".to_owned(), short),
-            if member.this_device { "this device".to_owned() } else { String::new() },
-        ]
-    };
-    let rows: Vec<Vec<String>> = list.members.iter().map(row).collect();
-    output.table(&["device", "role", "operations", "admitted by", ""], &rows)
 }
 
 async fn leave(access: &Access, space: &Space, output: &mut Output) -> Result<(), Failure> {

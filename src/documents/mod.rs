@@ -50,6 +50,7 @@ mod job;
 mod operations;
 mod recent;
 mod request;
+mod rewriting;
 mod snapshot;
 mod version;
 
@@ -63,4 +64,5 @@ pub use request::{
     ConflictScope, DocumentConflicts, DocumentView, HistoryItem, Input, List, ListItem, Opened, Output, Query, Stats,
     Step, Token, Written, WrittenDocument,
 };
+pub use rewriting::{Rewriting, Rewritten};
 pub use version::{Incarnation, Version, VersionError};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use syncline_model::{Action, DeviceId, Entry, OperationId, Run, Transaction};
+use syncline_model::{Action, DeviceId, DocumentKey, Entry, OperationId, Run, Transaction};
 use syncline_storage::{LogReader, StorageError};
 
 use super::limits::ACTOR_BYTES;
@@ -33,6 +33,11 @@ pub struct Content {
 }
 
 impl Content {
+    /// The documents that it concerns; one may come several times.
+    pub fn keys(&self) -> impl Iterator<Item = &DocumentKey> {
+        self.entries.iter().map(|entry| &entry.key)
+    }
+
     /// What it takes in memory, about.
     fn memory_bytes(&self) -> usize {
         let of = |entry: &Entry| {

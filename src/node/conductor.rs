@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::builder::blocking;
 use super::files::{self, KnownPeer};
 use super::parse_address;
+use super::recovery::RecoveryKey;
 use super::workshop::Workshop;
 use crate::error::Error;
 use crate::network::{NetworkEvent, NetworkEvents, Protocol, Reply, Topic};
@@ -276,7 +277,7 @@ impl Conductor {
         let mut core = self.workshop.core(keys);
         core.found(genesis, files::wall_ms(), &mut self.random)?;
         let space = self.store_and_host(core).await?;
-        Ok((space, recovery_text(&recovery)))
+        Ok((space, RecoveryKey::new(&recovery).reveal()))
     }
 
     async fn join(&mut self, ticket: Ticket, name: String) -> Result<SpaceId, Error> {
@@ -647,12 +648,6 @@ fn is_waiting(hosted: &Hosted) -> bool {
 
 fn empty_keys(space: SpaceId, name: String, founder: DeviceId) -> SpaceKeys {
     SpaceKeys { space, name, founder, ticket: None, content: BTreeMap::new(), replication: BTreeMap::new() }
-}
-
-/// What a person writes down to be able to take the space over.
-fn recovery_text(recovery: &DeviceKey) -> String {
-    let encoded = data_encoding::BASE32_NOPAD.encode(recovery.seed()).to_ascii_lowercase();
-    format!("syncline-recovery:{encoded}")
 }
 
 /// Ends a space's thread and waits until its log is closed.

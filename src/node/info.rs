@@ -124,10 +124,29 @@ pub struct SpaceStatus {
     pub members: usize,
     /// Peers that share the space, and how far this device is behind them.
     pub peers: Vec<SpacePeer>,
+    /// The present epoch: how often the keys were changed, and once for the first ones; 0 before any is known.
+    pub epoch: u32,
+    /// Whether newcomers are given the keys of what was written before they came.
+    pub newcomers_read_history: bool,
+    /// Operations that are held and do not count.
+    pub uncounted: Vec<UncountedStretch>,
     /// Logs that do not count from some operation on, in words.
     pub problems: Vec<String>,
     /// Why joining has not completed, in words.
     pub joining_problem: Option<String>,
+}
+
+/// Operations of a device that are held and do not count: they lie behind a cut, or on a branch of a forked log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct UncountedStretch {
+    /// Whose.
+    pub device: String,
+    /// The first of them, by its number in the device's log.
+    pub first: u64,
+    /// The last of them.
+    pub last: u64,
+    /// The last of them as the steward names it to let all of them count: `device:number:operation id`.
+    pub head: String,
 }
 
 /// A connected peer that shares a space.
@@ -139,6 +158,8 @@ pub struct SpacePeer {
     pub in_sync: bool,
     /// Operations that it holds and this device lacks.
     pub behind: u64,
+    /// Whether it gives this device nothing, which is not a member in its eyes.
+    pub refuses: bool,
 }
 
 /// A member of a space.
@@ -158,6 +179,37 @@ pub struct MemberInfo {
     pub operations: u64,
     /// Up to which of its operations its log counts, when it was cut or forked.
     pub counts_up_to: Option<u64>,
+}
+
+/// What an invitation can still do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum InvitationState {
+    /// It admits devices, as long as it has not expired.
+    Open,
+    /// As many devices have come by it as it was for.
+    UsedUp,
+    /// It was revoked, or ended by a removal.
+    Closed,
+}
+
+/// An invitation into a space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct InvitationInfo {
+    /// Its public name; the ticket holds the secret half.
+    pub invitation: String,
+    /// The role that it gives.
+    pub role: String,
+    /// How many devices it admits.
+    pub uses: u32,
+    /// How many members came by it.
+    pub used: u32,
+    /// When it ends, in ms since 1970.
+    pub expires_ms: u64,
+    /// What it can still do.
+    pub state: InvitationState,
+    /// The number of the record that opened it.
+    pub record: u64,
 }
 
 /// Something that was decided about the members of a space.

@@ -12,8 +12,10 @@ pub mod info;
 mod key_files;
 mod metrics;
 mod passphrase;
+pub mod recovery;
 mod scrubbing;
 pub mod tokens;
+pub mod uncounted;
 pub mod upkeep;
 pub mod verification;
 mod workshop;
@@ -271,8 +273,11 @@ impl Node {
             quarantined: figures.quarantined,
             members: figures.members,
             peers: figures.peers,
+            epoch: figures.epoch,
+            newcomers_read_history: figures.newcomers_read_history,
+            uncounted: figures.uncounted,
             problems: figures.problems,
-            joining_problem: problem.filter(|_| facts.role.is_none()).map(|problem| problem.text),
+            joining_problem: problem.filter(|_| facts.role.is_none() && !facts.was_removed).map(|problem| problem.text),
         })
     }
 

@@ -1,5 +1,7 @@
 //! A space as its callers hold it: every call becomes a message to the pump, and waits for the answer.
 
+mod members;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
@@ -15,7 +17,7 @@ use syncline_storage::LogReader;
 use tokio::sync::{mpsc, oneshot};
 
 use super::core::WriteError;
-use super::pump::{Figures, Link, Message, Watched};
+use super::pump::{Figures, Link, Message, Uncounted, Watched};
 use super::steward::Act;
 use crate::documents::{
     Answer, AuditStart, ChangeEvent, ChangePage, Comparison, ConflictPage, ConflictScope, DocumentError, DocumentView,
@@ -272,6 +274,21 @@ impl Space {
     pub(crate) async fn compare(&self, key: DocumentKey, timeout: Duration) -> Result<Comparison, Error> {
         let answer = self.query(Query::Compare { key }, Some(timeout)).await?;
         expect(answer, |answer| if let Answer::Compared(comparison) = answer { Some(comparison) } else { None })
+    }
+
+    pub(crate) async fn uncounted_operations(&self) -> Result<Uncounted, Error> {
+        self.tell(|reply| Message::Uncounted { reply }).await
+    }
+
+    /// All changes of a document as raw chunks; none when it does not exist.
+    pub(crate) async fn chunks(&self, key: DocumentKey) -> Result<Vec<Vec<u8>>, Error> {
+        match self.query(Query::Chunks { key, heads: Vec::new() }, None).await {
+            Err(Error::Document(DocumentError::NotFound { .. })) => Ok(Vec::new()),
+            Err(error) => Err(error),
+            Ok(answer) => {
+                expect(answer, |answer| if let Answer::Chunks(chunks) = answer { Some(chunks.changes) } else { None })
+            }
+        }
     }
 
     async fn query(&self, query: Query, timeout: Option<Duration>) -> Result<Answer, Error> {

@@ -13,6 +13,7 @@
 //! *Invariants:* the core never reads a clock, draws randomness, spawns, awaits or does IO; nothing is answered,
 //! announced or shown before it is durable; no space can block another one.
 
+pub mod branch_head;
 pub mod core;
 pub mod handle;
 pub mod join;
@@ -30,6 +31,7 @@ mod tests;
 #[cfg(test)]
 mod unknown_kinds;
 
+pub use self::branch_head::{BranchHead, ParseBranchHeadError};
 pub use self::core::{Clock, SpaceCore, WriteError};
 pub use handle::{Space, Watch};
 pub use keys::SpaceKeys;

@@ -29,12 +29,13 @@ use super::keys::SpaceKeys;
 use super::replica::{Input, Output, SpaceReplica};
 use super::steward::Act;
 use crate::documents::{
-    Answer, AuditStart, ChangeEvent, DocumentError, Input as DeskInput, JobDone, Query, Step, SumPage, Version,
+    Answer, AuditStart, ChangeEvent, DocumentError, Input as DeskInput, JobDone, Operations, Query, Step, SumPage,
+    Version,
 };
 use crate::error::Error;
 use crate::network::{self, GossipId, Network, Protocol, Reply, Topic};
 use crate::node::Notice;
-use crate::node::info::{MemberInfo, MembershipEvent, SpacePeer};
+use crate::node::info::{InvitationInfo, MemberInfo, MembershipEvent, SpacePeer, UncountedStretch};
 
 /// Requests of callers that may be open at once in one space; further callers wait.
 const OPEN_REQUESTS_MAX: usize = 4096;
@@ -121,10 +122,25 @@ pub(crate) enum Message {
     },
     /// Who is in?
     Members { reply: oneshot::Sender<Vec<MemberInfo>> },
+    /// Which invitations are there?
+    Invitations { reply: oneshot::Sender<Vec<InvitationInfo>> },
+    /// Which of this device's operations do not count?
+    Uncounted { reply: oneshot::Sender<Uncounted> },
     /// What was decided about members, and by whom?
     MembershipLog { reply: oneshot::Sender<Vec<MembershipEvent>> },
     /// End cleanly.
     Close { reply: oneshot::Sender<()> },
+}
+
+/// What [`Message::Uncounted`] is answered with.
+#[derive(Debug, Clone)]
+pub(crate) struct Uncounted {
+    /// This device.
+    pub(crate) device: DeviceId,
+    /// The first and the last.
+    pub(crate) range: Option<(u64, u64)>,
+    /// To read them with.
+    pub(crate) operations: Arc<dyn Operations>,
 }
 
 /// What [`Message::Figures`] is answered with.
@@ -137,6 +153,9 @@ pub(crate) struct Figures {
     pub(crate) quarantined: u64,
     pub(crate) members: usize,
     pub(crate) peers: Vec<SpacePeer>,
+    pub(crate) epoch: u32,
+    pub(crate) newcomers_read_history: bool,
+    pub(crate) uncounted: Vec<UncountedStretch>,
     pub(crate) problems: Vec<String>,
 }
 
@@ -462,6 +481,16 @@ impl Pump {
                 return ignore_gone(reply.send(sums.map_err(StorageError::from)));
             }
             Message::Members { reply } => return ignore_gone(reply.send(members::list(self.replica.core().state()))),
+            Message::Invitations { reply } => {
+                return ignore_gone(reply.send(members::invitations(self.replica.core().state())));
+            }
+            Message::Uncounted { reply } => {
+                let state = self.replica.core().state();
+                let device = state.device_id();
+                let range = state.admission().uncounted(&device);
+                let operations = self.replica.desk().audit_start().operations;
+                return ignore_gone(reply.send(Uncounted { device, range, operations }));
+            }
             Message::MembershipLog { reply } => {
                 return ignore_gone(reply.send(members::history(self.replica.core().state())));
             }
@@ -615,11 +644,11 @@ impl Pump {
         let state = self.replica.core().state();
         let membership = state.membership();
         let secret = |(epoch, secret): (u32, &ReplicationSecret)| (epoch, secret.clone());
-        let open = membership.invitations().iter().filter(|(_, invitation)| invitation.closed.is_none());
         let facts = Facts {
             gossip: state.keys().replication.get(&state.gossip_epoch()).cloned(),
             replication: state.keys().replication_secrets().take(GREETED_EPOCHS_MAX).map(secret).collect(),
-            invitations: open.map(|(invitation, _)| *invitation).collect(),
+            // Closed ones too, so that whoever comes with one is told.
+            invitations: membership.invitations().keys().copied().collect(),
             role: state.role(),
             strings: membership.genesis().map(|genesis| genesis.strings),
             founder: membership.genesis().map(|genesis| genesis.steward),
@@ -646,11 +675,15 @@ impl Pump {
             members: admission.membership().members().len(),
             peers: core.engine().status(core.state()).peers.iter().map(space_peer).collect(),
             quarantined: stats.map(|stats| stats.quarantined).unwrap_or_default(),
+            epoch: admission.membership().epoch(),
+            newcomers_read_history: admission.membership().history_shared(),
+            uncounted: members::uncounted(core.state()),
             problems: admission
                 .refused()
                 .iter()
                 .map(problem)
                 .chain(members::problems(core.state()))
+                .chain(members::refusals(core.state(), &core.engine().status(core.state()).peers))
                 .chain(self.lost_problems())
                 .collect(),
         }
@@ -658,7 +691,7 @@ impl Pump {
 }
 
 fn space_peer(peer: &PeerStatus) -> SpacePeer {
-    SpacePeer { device: peer.peer.to_string(), in_sync: peer.synced, behind: peer.missing }
+    SpacePeer { device: peer.peer.to_string(), in_sync: peer.synced, behind: peer.missing, refuses: peer.refuses }
 }
 
 fn sync(event: SyncEvent) -> Input {

@@ -326,6 +326,15 @@ impl Membership {
         self.limits.contains_key(author)
     }
 
+    /// Every admission that made a member, by device, those of members that were removed since included.
+    pub fn admissions(&self) -> impl Iterator<Item = (DeviceId, AdmittedBy)> {
+        let of = |(device, known): (&DeviceId, &Device)| {
+            let device = *device;
+            self.grounded(known).into_iter().map(move |by| (device, by))
+        };
+        self.devices.iter().flat_map(of)
+    }
+
     /// How many devices came by an invitation.
     pub fn invitation_uses(&self, invitation: &DeviceId) -> u32 {
         let came_by = |member: &&Member| member.admissions.iter().any(|by| by.invitation == *invitation);

@@ -4,6 +4,7 @@
 
 mod bytes;
 mod documents;
+mod members;
 mod node;
 mod spaces;
 mod tokens;
@@ -15,11 +16,15 @@ pub use documents::{
     BlockedChange, Carrier, Change, ChangePage, ConflictChoice, ConflictPage, ConflictPlace, DocumentConflicts,
     DocumentList, HistoryItem, HistoryPage, ListedDocument, Watching, Written, WrittenDocument,
 };
+pub use members::{
+    HandoverRequest, InvitationList, MemberList, MemberRequest, MembershipLog, RecoveryRequest, ResolutionRequest,
+    RoleRequest, SpaceChange,
+};
 pub use node::{
     BackupRequest, ConnectRequest, ConnectedPeer, ConnectionDirection, Health, Peer, PeerList, PeerStanding,
 };
 pub use spaces::{
-    CreatedSpace, Invitation, InvitationRequest, InvitedRole, JoinRequest, MemberList, NewSpace, SpaceList, StringsName,
+    CreatedSpace, Invitation, InvitationRequest, InvitedRole, JoinRequest, NewSpace, SpaceList, StringsName,
 };
 pub use tokens::{CreatedToken, Token, TokenList, TokenRequest, TokenScope};
 pub use transaction::{Operation, TransactionRequest};

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::super::limits::{INVITATION_MS_DEFAULT, INVITATION_MS_MAX, INVITATION_USES_MAX};
 use super::super::problem::Problem;
-use crate::node::info::{InvitationTerms, MemberInfo, SpaceStatus};
+use crate::node::info::{InvitationTerms, SpaceStatus};
 
 /// The spaces of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -168,11 +168,4 @@ impl Invitation {
             addresses: ticket.addresses.clone(),
         }
     }
-}
-
-/// The members of a space.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct MemberList {
-    /// The steward among them.
-    pub members: Vec<MemberInfo>,
 }

@@ -3,6 +3,7 @@
 pub(super) mod bytes;
 pub(super) mod changes;
 pub(super) mod documents;
+pub(super) mod members;
 pub(super) mod node;
 pub(super) mod spaces;
 pub(super) mod tokens;

@@ -1,4 +1,4 @@
-//! Spaces, their members and their invitations.
+//! Spaces: found, joined, left, and what invites into them.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::super::body::{CreatedSpace, Invitation, InvitationRequest, JoinRequest, MemberList, NewSpace, SpaceList};
+use super::super::body::{CreatedSpace, Invitation, InvitationRequest, JoinRequest, NewSpace, SpaceList};
 use super::super::extract::{JsonBody, Segments};
 use super::super::problem::Problem;
 use super::super::state::ApiState;
@@ -91,19 +91,4 @@ pub(in crate::api) async fn invite(
     let terms = request.terms()?;
     let ticket = state.node.space(&space)?.invite(terms).await?;
     Ok((StatusCode::CREATED, Json(Invitation::new(&ticket, &request))))
-}
-
-/// Lists the members of a space.
-#[utoipa::path(get, path = "/v1/spaces/{space}/members", tag = "spaces",
-    params(("space" = String, Path, description = "Local name or id of the space.")),
-    responses(
-        (status = 200, body = MemberList),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    ))]
-pub(in crate::api) async fn members(
-    State(state): State<Arc<ApiState>>,
-    Segments(space): Segments<String>,
-) -> Result<Json<MemberList>, Problem> {
-    let members = state.node.space(&space)?.members().await?;
-    Ok(Json(MemberList { members }))
 }

@@ -1,10 +1,13 @@
 //! What a space tells of its members: who they are, how they came, and what is wrong.
 
-use syncline_model::DeviceId;
-use syncline_model::membership::{ChainRecord, Member, Statement};
-use syncline_sync::Replica;
+use std::collections::BTreeSet;
 
-use crate::node::info::{MemberInfo, MembershipEvent};
+use syncline_model::DeviceId;
+use syncline_model::membership::{ChainRecord, Invitation, Member, Statement};
+use syncline_sync::{PeerStatus, Replica};
+
+use crate::node::info::{InvitationInfo, InvitationState, MemberInfo, MembershipEvent, UncountedStretch};
+use crate::space::branch_head::BranchHead;
 use crate::space::log_state::LogState;
 
 /// All members.
@@ -22,21 +25,58 @@ pub(super) fn list(state: &LogState) -> Vec<MemberInfo> {
     membership.members().iter().map(info).collect()
 }
 
+/// All invitations, closed ones included, in the order in which they were opened.
+pub(super) fn invitations(state: &LogState) -> Vec<InvitationInfo> {
+    let membership = state.membership();
+    let info = |(invitation, opened): (&DeviceId, &Invitation)| {
+        // Those who were removed since came by it all the same.
+        let came: BTreeSet<DeviceId> =
+            membership.admissions().filter(|(_, by)| by.invitation == *invitation).map(|(device, _)| device).collect();
+        let used = came.len() as u32;
+        let state = match opened.closed {
+            Some(_) => InvitationState::Closed,
+            None if used >= opened.uses => InvitationState::UsedUp,
+            None => InvitationState::Open,
+        };
+        InvitationInfo {
+            invitation: invitation.to_string(),
+            role: opened.role.name().to_owned(),
+            uses: opened.uses,
+            used,
+            expires_ms: opened.expires_ms,
+            state,
+            record: opened.record,
+        }
+    };
+    let mut all: Vec<InvitationInfo> = membership.invitations().iter().map(info).collect();
+    all.sort_by_key(|invitation| invitation.record);
+    all
+}
+
+/// What is held and does not count.
+pub(super) fn uncounted(state: &LogState) -> Vec<UncountedStretch> {
+    let stretch = |stretch: syncline_model::admission::UncountedStretch| UncountedStretch {
+        device: stretch.head.author.to_string(),
+        first: stretch.first,
+        last: stretch.head.sequence,
+        head: BranchHead(stretch.head).to_string(),
+    };
+    state.admission().uncounted_stretches().map(stretch).collect()
+}
+
 /// What was decided, in the order of the clocks of those who did.
 pub(super) fn history(state: &LogState) -> Vec<MembershipEvent> {
     let membership = state.membership();
     let mut events: Vec<MembershipEvent> = membership.chain().iter().map(record).collect();
-    for (device, member) in membership.members() {
-        events.extend(member.admissions.iter().map(|by| MembershipEvent {
-            at_ms: by.wall_time_ms,
-            by: by.sponsor.to_string(),
-            what: "admitted".to_owned(),
-            devices: vec![device.to_string()],
-            role: Some(by.role.name().to_owned()),
-            details: format!("under the invitation {}", by.invitation.short()),
-            record: None,
-        }));
-    }
+    events.extend(membership.admissions().map(|(device, by)| MembershipEvent {
+        at_ms: by.wall_time_ms,
+        by: by.sponsor.to_string(),
+        what: "admitted".to_owned(),
+        devices: vec![device.to_string()],
+        role: Some(by.role.name().to_owned()),
+        details: format!("under invitation {}", by.invitation.short()),
+        record: None,
+    }));
     // Records keep their own order, whatever their clocks say.
     let mut latest = 0;
     for event in events.iter_mut().filter(|event| event.record.is_some()) {
@@ -98,10 +138,32 @@ fn record(ChainRecord { author, record }: &ChainRecord) -> MembershipEvent {
     }
 }
 
+/// Peers in whose eyes this device is not a member, although it is one as far as it knows.
+///
+/// A device that was away while it was removed learns of it in no other way: nobody gives it the record.
+pub(super) fn refusals(state: &LogState, peers: &[PeerStatus]) -> Option<String> {
+    let refusing = peers.iter().filter(|peer| peer.refuses).count();
+    (refusing > 0 && state.role().is_some()).then(|| {
+        format!(
+            "{refusing} of {} peers that share the space do not count this device as a member: either it was removed, \
+             and what it wrote since counts nowhere, or they have not heard yet that it was admitted. Ask the steward",
+            peers.len()
+        )
+    })
+}
+
 /// What a person should know of: forked logs, operations that do not count, invitations used too often.
 pub(super) fn problems(state: &LogState) -> Vec<String> {
     let (membership, admission, local) = (state.membership(), state.admission(), state.device_id());
     let mut problems = Vec::new();
+    if membership.is_removed(&local) {
+        problems.push(
+            "this device was removed from the space: it reads what it could read before, and nothing that is written \
+             after the removal; it never comes back. To take part again, make a new device (`syncline init` in a new \
+             directory) and have it invited"
+                .to_owned(),
+        );
+    }
     for (author, sequence) in membership.forks() {
         let short = author.short();
         problems.push(if *author == local {

@@ -1,6 +1,6 @@
 //! Who is a member, and who may write: what the chain and the admissions that count make of devices.
 
-use super::{Admission, AdmittedBy, InPast, Member, Membership, Place};
+use super::{Admission, AdmittedBy, Device, InPast, Member, Membership, Place};
 use crate::ids::DeviceId;
 use crate::limits::MEMBERS_MAX;
 use crate::membership::{Admit, Certificate, MembershipError, Role};
@@ -108,6 +108,15 @@ impl Membership {
         given.any(|role| role.writes() || device.promoted)
     }
 
+    /// A device's admissions that make a member, the first by each sponsor and invitation.
+    pub(super) fn grounded(&self, device: &Device) -> Vec<AdmittedBy> {
+        let grounds = device.admissions.iter().filter(|admission| self.grounds(admission));
+        let mut admissions: Vec<AdmittedBy> = grounds.map(|admission| admission.by).collect();
+        admissions.sort_by_key(|by| (by.sponsor, by.invitation, by.sequence));
+        admissions.dedup_by_key(|by| (by.sponsor, by.invitation));
+        admissions
+    }
+
     /// Works out a device's entry among the members.
     fn renew_member(&mut self, id: DeviceId) {
         let Some(device) = self.devices.get(&id).filter(|device| !device.removed) else {
@@ -125,9 +134,7 @@ impl Membership {
         let member = role.zip(exchange).filter(|_| device.recorded.is_some() || admitted.is_some());
         match member {
             Some((role, exchange)) => {
-                let mut admissions: Vec<AdmittedBy> = admissions.into_iter().map(|admission| admission.by).collect();
-                admissions.sort_by_key(|by| (by.sponsor, by.invitation, by.sequence));
-                admissions.dedup_by_key(|by| (by.sponsor, by.invitation));
+                let admissions = self.grounded(device);
                 self.members.insert(id, Member { role, exchange, admissions });
             }
             None => {
