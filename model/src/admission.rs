@@ -268,9 +268,9 @@ impl Admission {
         lacked.chain(resolved).find(|(author, sequence)| self.held(author) < *sequence)
     }
 
-    /// An operation that waiting ones or records name, and that is to be had by its id alone: the log that is held has
-    /// another in its place, or ends before it and forked.
-    pub fn wanted_branch(&self) -> Option<(DeviceId, u64, OperationId)> {
+    /// Operations that waiting ones or records name, and that are to be had by their ids alone: the log that is held
+    /// has another in its place, or ends before it and forked. Some may not exist: whoever waits for them may lie.
+    pub fn wanted_branches(&self) -> BTreeSet<(DeviceId, u64, OperationId)> {
         let lacked = self.lacks.iter().filter_map(|(log, lack)| match *lack {
             Lack::Branch(author, sequence, id) => Some((author, sequence, id)),
             Lack::Operation(author, sequence) => {
@@ -287,7 +287,7 @@ impl Admission {
             let hidden = self.held(author) >= *sequence || self.membership.forks().contains_key(author);
             hidden && self.log_of(author, *sequence, id).is_none()
         };
-        lacked.chain(named).find(missing)
+        lacked.chain(named).filter(missing).collect()
     }
 
     /// Up to where a log is worth holding: without end for members and strangers, up to its limit, or what others built

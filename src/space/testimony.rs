@@ -32,10 +32,10 @@ impl SpaceCore {
     pub(super) fn take_branch(&mut self, run: VerifiedRun, clock: Clock, out: &mut Vec<Effect>) {
         let author = run.author();
         let forked = self.state.membership().forks().contains_key(&author);
-        let wanted = |(of, sequence, id): (DeviceId, u64, OperationId)| {
-            of == author && (run.last() <= sequence || run.operation(sequence).is_some_and(|found| found.id == id))
+        let wanted = |(of, sequence, id): &(DeviceId, u64, OperationId)| {
+            *of == author && (run.last() <= *sequence || run.operation(*sequence).is_some_and(|found| found.id == *id))
         };
-        if forked && !self.state.admission.wanted_branch().is_some_and(wanted) {
+        if forked && !self.state.admission.wanted_branches().iter().any(wanted) {
             return;
         }
         let Some((log, first)) = self.state.admission.branch_for(&RunSummary::of(&run)) else { return };

@@ -5,8 +5,8 @@
 //! differs, signed. That is handed over as [`Effect::Branch`], and proves the fork to whoever is told of it. From then
 //! on the log is replicated up to the fork only.
 //!
-//! What honest authors built on behind the fork is found by its id: the owner names what it [wants]
-//! (crate::Replica::wanted_branch), one peer after the other is asked for the stretch that ends there, and, as long as
+//! What honest authors built on behind the fork is found by its id: the owner names what it
+//! [wants](crate::Replica::wanted_branch), one peer after the other is asked for the stretch that ends there, and, as long as
 //! that does not join what is held, for the stretch before it.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use syncline_model::{DeviceId, OperationId, VerifiedRun};
 
 use crate::engine::{Asked, Context, Engine};
 use crate::event::{Effect, Misbehaviour, RequestId};
-use crate::limits::{BRANCH_BYTES_MAX, PAGE_BYTES_MAX, SEARCHES_MAX, SERVING_PER_PEER_MAX};
+use crate::limits::{ANTI_ENTROPY_MS, BRANCH_BYTES_MAX, PAGE_BYTES_MAX, SEARCHES_MAX, SERVING_PER_PEER_MAX};
 use crate::messages::{Page, Range, Request, Response};
 use crate::page::Serving;
 use crate::pending::memory;
@@ -43,7 +43,6 @@ pub(crate) struct Fetch {
     bytes: usize,
     /// Peers that do not have it.
     asked: BTreeSet<DeviceId>,
-    pub(crate) retry_ms: u64,
 }
 
 impl Engine {
@@ -145,17 +144,26 @@ impl Engine {
     }
 
     fn continue_fetch(&mut self, cx: &mut Context<'_>) {
-        let Some(wanted @ (author, sequence, id)) = cx.replica.wanted_branch() else {
-            self.fetch = None;
-            return;
-        };
-        if self.fetch.as_ref().is_none_or(|fetch| fetch.wanted != wanted) {
+        let found =
+            |(author, sequence, id): (DeviceId, u64, OperationId)| cx.replica.log_of(&author, sequence, &id).is_some();
+        self.fetch.take_if(|fetch| found(fetch.wanted));
+        if self.fetch.is_none() && self.fetch_from_ms <= cx.now_ms {
+            let Some(wanted @ (_, sequence, id)) = cx.replica.wanted_branch(self.fetched) else {
+                self.fetched = None;
+                return;
+            };
+            if self.fetched.is_some_and(|before| wanted <= before) {
+                // Everything was asked for once: not again before vectors are compared.
+                self.fetch_from_ms = cx.now_ms + self.config.anti_entropy_ms.min(ANTI_ENTROPY_MS);
+                self.fetched = None;
+                return;
+            }
             let (runs, asked) = Default::default();
-            self.fetch = Some(Fetch { wanted, target: (sequence, id), runs, bytes: 0, asked, retry_ms: 0 });
+            self.fetch = Some(Fetch { wanted, target: (sequence, id), runs, bytes: 0, asked });
         }
         let in_flight = self.flights.values().any(|flight| matches!(flight.asked, Asked::Branch { .. }));
-        let Some(fetch) = self.fetch.as_ref().filter(|fetch| fetch.retry_ms <= cx.now_ms && !in_flight) else { return };
-        let (sequence, id) = fetch.target;
+        let Some(fetch) = self.fetch.as_ref().filter(|_| !in_flight) else { return };
+        let (author, (sequence, id)) = (fetch.wanted.0, fetch.target);
         let able =
             |peer: &&DeviceId| !fetch.asked.contains(peer) && !self.is_quiet(cx, peer) && !self.peers[*peer].refuses;
         match self.peers.keys().find(able).copied() {
@@ -163,13 +171,7 @@ impl Engine {
                 let request = Request::Branch { author, sequence, id };
                 self.send(cx, peer, request, Asked::Branch { author, sequence, id });
             }
-            None => {
-                let retry_ms = cx.now_ms + self.config.anti_entropy_ms;
-                if let Some(fetch) = &mut self.fetch {
-                    fetch.asked.clear();
-                    fetch.retry_ms = retry_ms;
-                }
-            }
+            None => self.fetched = self.fetch.take().map(|fetch| fetch.wanted),
         }
     }
 

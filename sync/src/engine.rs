@@ -74,6 +74,10 @@ pub struct Engine {
     /// By peer and author.
     pub(crate) searches: BTreeMap<(DeviceId, DeviceId), Search>,
     pub(crate) fetch: Option<Fetch>,
+    /// What was last fetched, or looked for in vain.
+    pub(crate) fetched: Option<(DeviceId, u64, OperationId)>,
+    /// When to look for branches again.
+    pub(crate) fetch_from_ms: u64,
     /// The key of gossip when the membership last changed.
     pub(crate) gossip_key: Option<ContentKey>,
     pub(crate) unwritten: VecDeque<Unwritten>,
@@ -135,6 +139,8 @@ impl Engine {
             heads: BTreeMap::new(),
             searches: BTreeMap::new(),
             fetch: None,
+            fetched: None,
+            fetch_from_ms: 0,
             gossip_key: None,
             unwritten: VecDeque::new(),
             unwritten_bytes: 0,
@@ -182,7 +188,7 @@ impl Engine {
         let gaps = self.peers.values().flat_map(|peer| peer.ahead.values());
         let gaps = gaps.filter_map(|ahead| later(ahead.pull_from_ms));
         let announcement = if self.announcing.is_empty() { None } else { later(self.announce_at_ms) };
-        let fetch = self.fetch.as_ref().and_then(|fetch| later(fetch.retry_ms));
+        let fetch = later(self.fetch_from_ms);
         let searching = self.searches.keys().filter_map(|(peer, _)| self.peers.get(peer));
         let searching = searching.filter_map(|peer| later(peer.quiet_until_ms));
         flights.chain(comparisons).chain(quiet).chain(gaps).chain(announcement).chain(fetch).chain(searching).min()

@@ -29,8 +29,9 @@ pub trait Replica {
     fn durable(&self, log: &DeviceId) -> u64;
     /// The position after which a log has operations of its own: 0, or where a branch leaves another log.
     fn branches_after(&self, log: &DeviceId) -> u64;
-    /// An operation of a branch that is not held and that is needed.
-    fn wanted_branch(&self) -> Option<(DeviceId, u64, OperationId)>;
+    /// An operation that is needed and to be had by its id alone: the first one after this, in any fixed order, or the
+    /// first of all. Some may not exist, so one must not be asked for again and again before others.
+    fn wanted_branch(&self, after: Option<(DeviceId, u64, OperationId)>) -> Option<(DeviceId, u64, OperationId)>;
     /// Whether the peer is a current member of any role.
     fn serves(&self, peer: &DeviceId) -> bool;
     /// An operation that held but not yet admitted ones wait for.

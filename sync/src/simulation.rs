@@ -97,7 +97,7 @@ impl Replica for FakeReplica {
         self.forked.get(log).map_or(0, |fork| fork - 1)
     }
 
-    fn wanted_branch(&self) -> Option<(DeviceId, u64, OperationId)> {
+    fn wanted_branch(&self, _after: Option<(DeviceId, u64, OperationId)>) -> Option<(DeviceId, u64, OperationId)> {
         self.wanted_branch
     }
 

@@ -275,7 +275,7 @@ impl Replica for State {
         0
     }
 
-    fn wanted_branch(&self) -> Option<(DeviceId, u64, OperationId)> {
+    fn wanted_branch(&self, _after: Option<(DeviceId, u64, OperationId)>) -> Option<(DeviceId, u64, OperationId)> {
         (!self.closed).then_some((peer(1), 3, OperationId([3; 32])))
     }
 

@@ -1,7 +1,5 @@
 //! Branches of forked logs: filed under names of their own, and kept apart through everything a log goes through.
 
-use std::io::Cursor;
-
 use syncline_model::{DeviceId, branch_log};
 use syncline_storage::{Filed, SpaceLog, Store};
 

@@ -191,7 +191,9 @@ impl World {
         &'a self,
         vector: &'a VersionVector,
     ) -> impl Iterator<Item = (&'a DeviceId, &'a VectorEntry)> + 'a {
-        vector.iter().filter(|(author, _)| !self.is_liar(author))
+        // Branches of forked logs, which have names of their own, are liars' too.
+        let is_honest = |author: &DeviceId| self.surroundings.number(author).is_some_and(|of| !self.plan().lies(of));
+        vector.iter().filter(move |(author, _)| is_honest(author))
     }
 
     fn honest_operations(&self, vector: &VersionVector) -> u64 {
