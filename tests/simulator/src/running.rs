@@ -151,6 +151,8 @@ impl Running {
                 self.greet(peer, wishes);
             }
         }
+        // The device starts again for it: what others of its spaces answered in this step is told before.
+        wishes.sort_by_key(|wish| matches!(wish, Wish::BeginAnew));
         Ok(())
     }
 
