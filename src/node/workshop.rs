@@ -64,7 +64,8 @@ impl Workshop {
         let replica = self.open_replica(core, &mut random)?;
         let state = replica.core().state();
         let own = state.keys().founder == state.device_id();
-        if own && state.keys().ticket.is_none() && state.membership().genesis().is_none() {
+        let is_empty = state.own_head().0 == 0;
+        if own && is_empty && state.keys().ticket.is_none() && state.membership().genesis().is_none() {
             return Ok(None);
         }
         let surroundings = Surroundings {
