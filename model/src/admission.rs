@@ -268,9 +268,9 @@ impl Admission {
         lacked.chain(resolved).find(|(author, sequence)| self.held(author) < *sequence)
     }
 
-    /// Operations that waiting ones or records name, and that are to be had by their ids alone: the log that is held
-    /// has another in its place, or ends before it and forked. Some may not exist: whoever waits for them may lie.
-    pub fn wanted_branches(&self) -> BTreeSet<(DeviceId, u64, OperationId)> {
+    /// Operations that waiting ones or records name and that are not held. Where peers do not offer them, since their
+    /// author forked, they are to be had by their ids. Some may not exist: whoever waits for them may lie.
+    pub fn wanted_by_id(&self) -> BTreeSet<(DeviceId, u64, OperationId)> {
         let lacked = self.lacks.iter().filter_map(|(log, lack)| match *lack {
             Lack::Branch(author, sequence, id) => Some((author, sequence, id)),
             Lack::Operation(author, sequence) => {
@@ -282,11 +282,8 @@ impl Admission {
         });
         let named = self.membership.cuts().values().chain(self.membership.resolved());
         let named = named.filter(|cut| cut.sequence > 0).map(|cut| (cut.author, cut.sequence, cut.id));
-        let missing = |(author, sequence, id): &(DeviceId, u64, OperationId)| {
-            // Peers offer a forked log up to the fork only.
-            let hidden = self.held(author) >= *sequence || self.membership.forks().contains_key(author);
-            hidden && self.log_of(author, *sequence, id).is_none()
-        };
+        let missing =
+            |(author, sequence, id): &(DeviceId, u64, OperationId)| self.log_of(author, *sequence, id).is_none();
         lacked.chain(named).filter(missing).collect()
     }
 

@@ -85,6 +85,8 @@ pub enum Event {
     },
     /// What [`Effect::Prove`] asked for.
     Proven(ForkProof),
+    /// What [`Effect::Show`] asked for.
+    Shown(Vec<Run>),
     /// The steward governs, or whoever holds the recovery key.
     Govern {
         /// Chosen by the caller.
@@ -150,6 +152,15 @@ pub enum Effect {
     /// The proof is to be made that an author forked, of the stored runs of its log and of a branch, and to be given
     /// back with [`Event::Proven`].
     Prove {
+        /// Whose.
+        author: DeviceId,
+        /// The branch.
+        branch: DeviceId,
+        /// Where the branch leaves the log.
+        sequence: u64,
+    },
+    /// The stored runs of an author's log and of a branch are to be given back with [`Event::Shown`].
+    Show {
         /// Whose.
         author: DeviceId,
         /// The branch.
@@ -336,6 +347,7 @@ impl SpaceCore {
                 Err(error) => out.push(Effect::Governed { token, outcome: Err(error) }),
             },
             Event::Proven(proof) => self.publish_proof(&proof),
+            Event::Shown(runs) => self.reconcile(SyncEvent::Evidence { runs }, clock, random, out),
             Event::Admitted(delivery) => {
                 self.state.accept_delivery(&delivery);
                 out.push(Effect::StoreKeys);
@@ -518,6 +530,7 @@ impl SpaceCore {
         for effect in effects {
             match effect {
                 SyncEffect::Ingest { run, .. } => self.ingest(run.author(), run, clock, out),
+                SyncEffect::Contested { author } => self.contest(author, out),
                 SyncEffect::Branch { run, .. } => self.take_branch(run, clock, out),
                 SyncEffect::Publish { bytes } => out.push(Effect::Publish { epoch: self.state.gossip_epoch(), bytes }),
                 other => out.push(Effect::Sync(other)),

@@ -1,7 +1,6 @@
 //! What one replica holds of a space: heads, admission, keys. The read side that reconciliation looks at.
 
 use std::collections::BTreeSet;
-use std::ops::Bound::{Excluded, Unbounded};
 
 use syncline_model::membership::{Facts, KeyDelivery, Record, Statement};
 use syncline_model::planted::{Bug, planted};
@@ -317,10 +316,8 @@ impl Replica for LogState {
         self.admission.branching(log).map_or(0, |(_, base)| base)
     }
 
-    fn wanted_branch(&self, after: Option<(DeviceId, u64, OperationId)>) -> Option<(DeviceId, u64, OperationId)> {
-        let wanted = self.admission.wanted_branches();
-        let next = after.and_then(|after| wanted.range((Excluded(after), Unbounded)).next());
-        next.or(wanted.first()).copied()
+    fn wanted_by_id(&self) -> BTreeSet<(DeviceId, u64, OperationId)> {
+        self.admission.wanted_by_id()
     }
 
     fn serves(&self, peer: &DeviceId) -> bool {

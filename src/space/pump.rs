@@ -588,6 +588,7 @@ impl Pump {
             | SyncEffect::Reply { .. }
             | SyncEffect::Ingest { .. }
             | SyncEffect::Branch { .. }
+            | SyncEffect::Contested { .. }
             | SyncEffect::Publish { .. } => {}
         }
     }

@@ -364,6 +364,11 @@ impl SpaceReplica {
                     self.core.handle(Event::Proven(proof), clock, random, next);
                 }
             }
+            Effect::Show { author, branch, sequence } => {
+                let stored = [self.reader.run_at(&author, sequence)?, self.reader.run_at(&branch, sequence)?];
+                let shown = Event::Shown(stored.into_iter().flatten().collect());
+                self.core.handle(shown, clock, random, next);
+            }
             Effect::Publish { epoch, bytes } => self.outputs.push(Output::Publish { epoch, bytes }),
             Effect::StoreKeys => {
                 let more = self.keyring.renew(self.core.state());

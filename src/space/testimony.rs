@@ -35,7 +35,7 @@ impl SpaceCore {
         let wanted = |(of, sequence, id): &(DeviceId, u64, OperationId)| {
             *of == author && (run.last() <= *sequence || run.operation(*sequence).is_some_and(|found| found.id == *id))
         };
-        if forked && !self.state.admission.wanted_branches().iter().any(wanted) {
+        if forked && !self.state.admission.wanted_by_id().iter().any(wanted) {
             return;
         }
         let Some((log, first)) = self.state.admission.branch_for(&RunSummary::of(&run)) else { return };
@@ -50,6 +50,27 @@ impl SpaceCore {
         }
     }
 
+    /// A peer offers what lies behind a fork, so it has not heard of it. Who writes has proven it in its log, where the
+    /// peer will find it; anybody else shows both stretches to all.
+    pub(super) fn contest(&self, author: DeviceId, out: &mut Vec<Effect>) {
+        if !self.state.is_proven(&author)
+            && self.check_writer().is_err()
+            && let Some((branch, sequence)) = self.first_branch(&author)
+        {
+            out.push(Effect::Show { author, branch, sequence });
+        }
+    }
+
+    /// A held branch that leaves an author's own log, and where it has its first operation.
+    fn first_branch(&self, author: &DeviceId) -> Option<(DeviceId, u64)> {
+        let admission = self.state.admission();
+        let leaves = |branch: &DeviceId| {
+            let (log, base) = admission.branching(branch)?;
+            (log == *author).then_some((*branch, base + 1))
+        };
+        admission.branches(author).iter().find_map(leaves)
+    }
+
     /// Writes down a proof that an author forked, so that all learn of it.
     pub(super) fn publish_proof(&mut self, proof: &ForkProof) {
         let known = self.state.is_proven(&proof.author);
@@ -61,13 +82,10 @@ impl SpaceCore {
 
     /// Has proofs made of forks of which this device holds both branches and nobody has told yet.
     pub(super) fn prove_forks(&self, out: &mut Vec<Effect>) {
-        let admission = self.state.admission();
         let unproven = self.state.membership().forks().keys().filter(|author| !self.state.is_proven(author));
         for author in unproven {
-            let leaves = |branch: &&DeviceId| admission.branching(branch).is_some_and(|(log, _)| log == *author);
-            if let Some(branch) = admission.branches(author).iter().find(leaves) {
-                let sequence = admission.branching(branch).map_or(0, |(_, base)| base) + 1;
-                out.push(Effect::Prove { author: *author, branch: *branch, sequence });
+            if let Some((branch, sequence)) = self.first_branch(author) {
+                out.push(Effect::Prove { author: *author, branch, sequence });
             }
         }
     }

@@ -6,7 +6,7 @@
 //! on the log is replicated up to the fork only.
 //!
 //! What honest authors built on behind the fork is found by its id: the owner names what it
-//! [wants](crate::Replica::wanted_branch), one peer after the other is asked for the stretch that ends there, and, as long as
+//! [wants](crate::Replica::wanted_by_id), one peer after the other is asked for the stretch that ends there, and, as long as
 //! that does not join what is held, for the stretch before it.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,10 @@ use syncline_model::{DeviceId, OperationId, VerifiedRun};
 
 use crate::engine::{Asked, Context, Engine};
 use crate::event::{Effect, Misbehaviour, RequestId};
-use crate::limits::{ANTI_ENTROPY_MS, BRANCH_BYTES_MAX, PAGE_BYTES_MAX, SEARCHES_MAX, SERVING_PER_PEER_MAX};
+use crate::limits::{
+    ANTI_ENTROPY_MS, BRANCH_BYTES_MAX, CONTESTED_MS, FORKS_MAX, GAP_PATIENCE_MS, PAGE_BYTES_MAX, SEARCHES_MAX,
+    SERVING_PER_PEER_MAX,
+};
 use crate::messages::{Page, Range, Request, Response};
 use crate::page::Serving;
 use crate::pending::memory;
@@ -143,23 +146,55 @@ impl Engine {
         }
     }
 
+    /// Says that a peer offers what lies behind a fork or a cut, not too often.
+    pub(crate) fn contested(&mut self, cx: &mut Context<'_>, author: DeviceId) {
+        let room = self.contested.len() < FORKS_MAX || self.contested.contains_key(&author);
+        let due = self.contested.get(&author).is_none_or(|said| *said + CONTESTED_MS <= cx.now_ms);
+        if room && due {
+            self.contested.insert(author, cx.now_ms);
+            cx.effects.push(Effect::Contested { author });
+        }
+    }
+
+    /// What is wanted by its id and no peer offers, the first one after what was fetched last, or the first of all.
+    fn next_wanted(&self, cx: &Context<'_>) -> Option<(DeviceId, u64, OperationId)> {
+        let wanted = cx.replica.wanted_by_id();
+        let offered = |(author, sequence, _): &&(DeviceId, u64, OperationId)| {
+            self.peers.values().any(|peer| peer.ahead.get(author).is_some_and(|ahead| ahead.sequence >= *sequence))
+        };
+        let later = |one: &&(DeviceId, u64, OperationId)| self.fetched.is_none_or(|before| **one > before);
+        let mut open = wanted.iter().filter(|one| !offered(one));
+        let next = open.clone().find(later);
+        next.or_else(|| open.next()).copied()
+    }
+
+    /// Begins to fetch what is wanted next, if it is time for that.
+    fn begin_fetch(&mut self, cx: &Context<'_>) -> bool {
+        let Some(wanted @ (_, sequence, id)) = self.next_wanted(cx) else {
+            (self.fetched, self.fetch_at_ms) = (None, None);
+            return false;
+        };
+        // What comes to be wanted is given some time to come by itself.
+        if *self.fetch_at_ms.get_or_insert(cx.now_ms + GAP_PATIENCE_MS) > cx.now_ms {
+            return false;
+        }
+        if self.fetched.is_some_and(|before| wanted <= before) {
+            // Everything was asked for once: not again before vectors are compared.
+            self.fetch_at_ms = Some(cx.now_ms + self.config.anti_entropy_ms.min(ANTI_ENTROPY_MS));
+            self.fetched = None;
+            return false;
+        }
+        let (runs, asked) = Default::default();
+        self.fetch = Some(Fetch { wanted, target: (sequence, id), runs, bytes: 0, asked });
+        true
+    }
+
     fn continue_fetch(&mut self, cx: &mut Context<'_>) {
         let found =
             |(author, sequence, id): (DeviceId, u64, OperationId)| cx.replica.log_of(&author, sequence, &id).is_some();
         self.fetch.take_if(|fetch| found(fetch.wanted));
-        if self.fetch.is_none() && self.fetch_from_ms <= cx.now_ms {
-            let Some(wanted @ (_, sequence, id)) = cx.replica.wanted_branch(self.fetched) else {
-                self.fetched = None;
-                return;
-            };
-            if self.fetched.is_some_and(|before| wanted <= before) {
-                // Everything was asked for once: not again before vectors are compared.
-                self.fetch_from_ms = cx.now_ms + self.config.anti_entropy_ms.min(ANTI_ENTROPY_MS);
-                self.fetched = None;
-                return;
-            }
-            let (runs, asked) = Default::default();
-            self.fetch = Some(Fetch { wanted, target: (sequence, id), runs, bytes: 0, asked });
+        if self.fetch.is_none() && !self.begin_fetch(cx) {
+            return;
         }
         let in_flight = self.flights.values().any(|flight| matches!(flight.asked, Asked::Branch { .. }));
         let Some(fetch) = self.fetch.as_ref().filter(|_| !in_flight) else { return };

@@ -74,10 +74,12 @@ pub struct Engine {
     /// By peer and author.
     pub(crate) searches: BTreeMap<(DeviceId, DeviceId), Search>,
     pub(crate) fetch: Option<Fetch>,
+    /// Authors whose forks some peer has not heard of, and when that was said.
+    pub(crate) contested: BTreeMap<DeviceId, u64>,
     /// What was last fetched, or looked for in vain.
     pub(crate) fetched: Option<(DeviceId, u64, OperationId)>,
     /// When to look for branches again.
-    pub(crate) fetch_from_ms: u64,
+    pub(crate) fetch_at_ms: Option<u64>,
     /// The key of gossip when the membership last changed.
     pub(crate) gossip_key: Option<ContentKey>,
     pub(crate) unwritten: VecDeque<Unwritten>,
@@ -139,8 +141,9 @@ impl Engine {
             heads: BTreeMap::new(),
             searches: BTreeMap::new(),
             fetch: None,
+            contested: BTreeMap::new(),
             fetched: None,
-            fetch_from_ms: 0,
+            fetch_at_ms: None,
             gossip_key: None,
             unwritten: VecDeque::new(),
             unwritten_bytes: 0,
@@ -188,7 +191,7 @@ impl Engine {
         let gaps = self.peers.values().flat_map(|peer| peer.ahead.values());
         let gaps = gaps.filter_map(|ahead| later(ahead.pull_from_ms));
         let announcement = if self.announcing.is_empty() { None } else { later(self.announce_at_ms) };
-        let fetch = later(self.fetch_from_ms);
+        let fetch = self.fetch_at_ms.and_then(later);
         let searching = self.searches.keys().filter_map(|(peer, _)| self.peers.get(peer));
         let searching = searching.filter_map(|peer| later(peer.quiet_until_ms));
         flights.chain(comparisons).chain(quiet).chain(gaps).chain(announcement).chain(fetch).chain(searching).min()
@@ -245,6 +248,7 @@ impl Engine {
             Event::Failed { token } => self.failed(cx, token),
             Event::Written { run } => self.publish(cx, &run),
             Event::Gossip { bytes, from, id } => self.frame_arrived(cx, &bytes, from, id),
+            Event::Evidence { runs } => self.show(cx, &runs),
             Event::Taken => self.drain_gaps(cx),
             Event::MembershipChanged => self.membership_changed(cx),
             Event::Tick => {}

@@ -1,6 +1,8 @@
 //! What goes into the engine and what comes out of it.
 
-use syncline_model::{ContentKey, DeviceId, IdPrefix, OperationId, SpaceId, VerifiedRun, VersionVector};
+use std::collections::BTreeSet;
+
+use syncline_model::{ContentKey, DeviceId, IdPrefix, OperationId, Run, SpaceId, VerifiedRun, VersionVector};
 
 use crate::messages::{Request, Response};
 use crate::page::Serving;
@@ -29,9 +31,9 @@ pub trait Replica {
     fn durable(&self, log: &DeviceId) -> u64;
     /// The position after which a log has operations of its own: 0, or where a branch leaves another log.
     fn branches_after(&self, log: &DeviceId) -> u64;
-    /// An operation that is needed and to be had by its id alone: the first one after this, in any fixed order, or the
-    /// first of all. Some may not exist, so one must not be asked for again and again before others.
-    fn wanted_branch(&self, after: Option<(DeviceId, u64, OperationId)>) -> Option<(DeviceId, u64, OperationId)>;
+    /// Operations that are needed and not held. Some may not exist, so that none must be asked for again and again
+    /// before others.
+    fn wanted_by_id(&self) -> BTreeSet<(DeviceId, u64, OperationId)>;
     /// Whether the peer is a current member of any role.
     fn serves(&self, peer: &DeviceId) -> bool;
     /// An operation that held but not yet admitted ones wait for.
@@ -108,6 +110,11 @@ pub enum Event {
         from: DeviceId,
         /// To be named in the verdict.
         id: FrameId,
+    },
+    /// Runs of one log that part, for peers that have not heard of that.
+    Evidence {
+        /// The runs.
+        runs: Vec<Run>,
     },
     /// More became durable, or was admitted, or was taken in by another way than [`Effect::Ingest`].
     Taken,
@@ -193,6 +200,11 @@ pub enum Effect {
         peer: DeviceId,
         /// Which way.
         path: Path,
+    },
+    /// A peer offers what lies behind the fork or the cut of a log. Said now and then as long as that is so.
+    Contested {
+        /// Whose log.
+        author: DeviceId,
     },
     /// A run that parts from the author's held log, or that continues a branch of it: it proves a fork, or was wanted.
     Branch {

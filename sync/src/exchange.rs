@@ -124,7 +124,7 @@ impl Engine {
         }
         let head = self.head(cx.replica, &entry.author).0;
         if entry.sequence > cx.replica.worth(&entry.author) {
-            // What the peer holds behind a cut it will know to be so itself.
+            self.contested(cx, entry.author);
             if let Some(peer) = self.peers.get_mut(&peer_id).filter(|_| head < cx.replica.worth(&entry.author)) {
                 peer.note(entry.author, cx.replica.worth(&entry.author), cx.now_ms, pull_from_ms);
             }

@@ -14,7 +14,9 @@ use syncline_model::{DeviceId, Run, SpaceId, VerifiedRun};
 use crate::delivery::Fate;
 use crate::engine::{Context, Engine};
 use crate::event::{Effect, FrameId, Path, Verdict};
-use crate::limits::{GAP_PATIENCE_MS, GOSSIP_FRAME_BYTES_MAX, HEADS_PER_FRAME_MAX, WAITING_OPERATIONS_PAUSE};
+use crate::limits::{
+    EVIDENCE_BYTES_MAX, GAP_PATIENCE_MS, GOSSIP_FRAME_BYTES_MAX, HEADS_PER_FRAME_MAX, WAITING_OPERATIONS_PAUSE,
+};
 use crate::messages::{RunBytes, SummaryEntry, check_entries};
 
 const FRAME: &str = "gossip frame";
@@ -42,6 +44,13 @@ impl Engine {
         } else {
             let (author, sequence, id) = (run.author(), run.last(), run.last_id().prefix());
             self.publish_frame(cx, &Frame::Heads(vec![SummaryEntry { author, sequence, id }]));
+        }
+    }
+
+    /// Shows runs that part to everybody.
+    pub(crate) fn show(&mut self, cx: &mut Context<'_>, runs: &[Run]) {
+        for run in runs.iter().filter(|run| run.bytes().len() <= EVIDENCE_BYTES_MAX) {
+            self.publish_frame(cx, &Frame::Run(RunBytes(run.bytes().clone())));
         }
     }
 

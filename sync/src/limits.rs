@@ -65,6 +65,10 @@ pub const SEARCHES_MAX: usize = 256;
 
 /// Longest gossip frame that carries operations; beyond it only heads are announced. In bytes, sealed.
 pub const GOSSIP_INLINE_BYTES_MAX: usize = 48 << 10;
+/// Longest run that is shown to everybody as evidence of a fork, in bytes.
+pub const EVIDENCE_BYTES_MAX: usize = GOSSIP_INLINE_BYTES_MAX;
+/// How long after a peer was contested that is said again, at least.
+pub const CONTESTED_MS: u64 = 5_000;
 /// Longest gossip frame that is opened, in bytes.
 pub const GOSSIP_FRAME_BYTES_MAX: usize = 64 << 10;
 /// Most heads in one announcement.

@@ -29,7 +29,7 @@ pub(crate) struct FakeReplica {
     pub(crate) pretended_waiting: usize,
     /// Authors that are known to have forked, and where.
     pub(crate) forked: BTreeMap<DeviceId, u64>,
-    pub(crate) wanted_branch: Option<(DeviceId, u64, OperationId)>,
+    pub(crate) wanted_by_id: BTreeSet<(DeviceId, u64, OperationId)>,
     /// Whose runs the space drops without a word.
     pub(crate) refuses: Option<DeviceId>,
 }
@@ -97,8 +97,8 @@ impl Replica for FakeReplica {
         self.forked.get(log).map_or(0, |fork| fork - 1)
     }
 
-    fn wanted_branch(&self, _after: Option<(DeviceId, u64, OperationId)>) -> Option<(DeviceId, u64, OperationId)> {
-        self.wanted_branch
+    fn wanted_by_id(&self) -> BTreeSet<(DeviceId, u64, OperationId)> {
+        self.wanted_by_id.clone()
     }
 
     fn gossip_keys(&self) -> &[ContentKey] {
@@ -123,7 +123,7 @@ impl FakeReplica {
             gossip_key: ContentKey([7; 32]),
             pretended_waiting: 0,
             forked: BTreeMap::new(),
-            wanted_branch: None,
+            wanted_by_id: BTreeSet::new(),
             refuses: None,
         }
     }

@@ -184,6 +184,7 @@ impl Held {
                 Effect::Publish { .. }
                 | Effect::Equivocation { .. }
                 | Effect::Branch { .. }
+                | Effect::Contested { .. }
                 | Effect::Misbehaved { .. }
                 | Effect::Synced { .. } => {}
             }
@@ -275,8 +276,8 @@ impl Replica for State {
         0
     }
 
-    fn wanted_branch(&self, _after: Option<(DeviceId, u64, OperationId)>) -> Option<(DeviceId, u64, OperationId)> {
-        (!self.closed).then_some((peer(1), 3, OperationId([3; 32])))
+    fn wanted_by_id(&self) -> BTreeSet<(DeviceId, u64, OperationId)> {
+        (!self.closed).then_some((peer(1), 3, OperationId([3; 32]))).into_iter().collect()
     }
 
     fn gossip_keys(&self) -> &[ContentKey] {

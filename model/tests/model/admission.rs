@@ -290,7 +290,7 @@ fn a_dependency_on_another_branch_waits_for_that_branch() {
     let (replica, _) = settled(&world);
     assert_eq!(replica.admitted().sequence(&world.id(1)), 1);
     assert_eq!((replica.held(&world.id(1)), replica.waiting_operations()), (3, 2));
-    let (author, sequence, id) = replica.wanted_branches().pop_first().expect("the other branch is wanted");
+    let (author, sequence, id) = replica.wanted_by_id().pop_first().expect("the other branch is wanted");
     assert_eq!((author, sequence), (world.id(0), replica.held(&world.id(0))));
     assert_ne!(Some(id.prefix()), replica.prefix_at(&author, sequence));
 }

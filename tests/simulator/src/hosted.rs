@@ -235,6 +235,7 @@ impl Hosted {
             | SyncEffect::Reply { .. }
             | SyncEffect::Ingest { .. }
             | SyncEffect::Branch { .. }
+            | SyncEffect::Contested { .. }
             | SyncEffect::Publish { .. } => {
                 wishes.push(Wish::Violation("the replica let out what it has to do itself".to_owned()));
             }
