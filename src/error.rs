@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use syncline_model::SpaceId;
 use syncline_model::bytes::BytesError;
 use syncline_model::device_text::DeviceTextError;
 use syncline_model::payload::KeyError;
@@ -10,7 +11,7 @@ use syncline_model::ticket::TicketError;
 use syncline_storage::{BackupError, StorageError};
 
 use crate::documents::{DocumentError, VersionError};
-use crate::network::{ConnectError, NetworkError};
+use crate::network::{ConnectError, NetworkError, TooManyBans};
 use crate::node::recovery::RecoveryKeyError;
 use crate::space::{ParseBranchHeadError, WriteError};
 
@@ -66,6 +67,12 @@ pub enum Error {
     /// A peer was not reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// As many peers are banned as allowed.
+    #[error(transparent)]
+    TooManyBans(#[from] TooManyBans),
+    /// A device cannot ban itself.
+    #[error("this is this device itself: name a peer, as `syncline peers` lists them")]
+    OwnBan,
     /// Not an address.
     #[error("`{address}` is not a multiaddress: expected something like /ip4/192.0.2.1/tcp/34569")]
     BadAddress {
@@ -110,6 +117,12 @@ pub enum Error {
     /// The ticket's time is over.
     #[error("the ticket has expired: ask for a new one (`syncline space invite`)")]
     TicketExpired,
+    /// The node was told which spaces to keep.
+    #[error("this device keeps named spaces only, and {space} is none of them: add it to `relay_spaces` of `serve`")]
+    NotRelayed {
+        /// The space.
+        space: SpaceId,
+    },
     /// Not a document key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -283,16 +296,20 @@ impl Error {
             | Self::NameTaken { .. }
             | Self::AlreadyJoined { .. }
             | Self::TooManyTokens { .. }
+            | Self::TooManyBans(_)
             | Self::Write(WriteError::NotPossible { .. }) => ErrorKind::Conflict,
             Self::Storage(error) | Self::Backup(BackupError::Storage(error)) => storage_kind(error),
             Self::Backup(BackupError::Io { .. }) => ErrorKind::Internal,
             Self::BackupFile { .. } => ErrorKind::NotFound,
+            Self::NotRelayed { .. } => ErrorKind::Forbidden,
             Self::WrongPassphrase | Self::KeysLocked | Self::WrongKeyPassphrase => ErrorKind::Forbidden,
             Self::Network(NetworkError::AddressInUse { .. }) | Self::Offline | Self::Stopping => ErrorKind::Unavailable,
             Self::Network(_) | Self::DamagedFile { .. } => ErrorKind::Internal,
+            Self::Connect(ConnectError::Banned { .. }) => ErrorKind::Conflict,
             Self::Connect(_) => ErrorKind::Unavailable,
             Self::Bytes(BytesError::TooLarge { .. }) => ErrorKind::TooLarge,
             Self::BadAddress { .. }
+            | Self::OwnBan
             | Self::BadName { .. }
             | Self::Ticket(_)
             | Self::TicketExpired

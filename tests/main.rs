@@ -7,6 +7,7 @@ mod disk;
 mod kept;
 mod keys;
 mod members;
+mod peers;
 mod replication;
 mod tidy;
 mod tokens;

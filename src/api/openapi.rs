@@ -20,7 +20,7 @@ use super::scopes::{Need, need};
                        a read that has to see at least that much.",
     ),
     paths(
-        node::health, node::metrics, node::status, node::peers, node::connect,
+        node::health, node::metrics, node::status, node::peers, node::connect, node::ban, node::unban,
         spaces::list, spaces::create, spaces::join, spaces::show, spaces::leave, spaces::invite,
         members::list, members::add, members::remove, members::change_role, members::hand_over, members::recover,
         members::rotate, members::resolve, members::change, members::invitations, members::revoke, members::log,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri, header};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Router, middleware};
 
 use super::guard::{Gate, guard};
@@ -31,6 +31,7 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/openapi.json", get(description))
         .route("/v1/status", get(node::status))
         .route("/v1/peers", get(node::peers).post(node::connect))
+        .route("/v1/peers/{device}/ban", put(node::ban).delete(node::unban))
         .route("/v1/backup", get(upkeep::backup).post(upkeep::backup_with_keys))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))

@@ -18,6 +18,8 @@ const SCOPES: &[(&str, &str, TokenScope)] = &[
     ("GET", "/v1/status", Read),
     ("GET", "/v1/peers", Read),
     ("POST", "/v1/peers", Admin),
+    ("PUT", "/v1/peers/{device}/ban", Admin),
+    ("DELETE", "/v1/peers/{device}/ban", Admin),
     ("GET", "/v1/backup", Admin),
     ("POST", "/v1/backup", Admin),
     ("GET", "/v1/tokens", Admin),

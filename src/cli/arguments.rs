@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use syncline::SpaceId;
+
 use super::duration::parse_duration_ms;
 use super::failure::EXIT_CODES;
 
@@ -267,8 +269,8 @@ pub(crate) enum Command {
     Export(Export),
     /// Tell how the node, or one space, is doing
     Status(OptionalSpace),
-    /// List the peers of the running node
-    Peers,
+    /// List the peers of the running node, or ban one
+    Peers(Peers),
     /// Connect the running node to a peer and keep the connection
     Connect(Connect),
     /// Check everything that is stored: records, signatures, the index, documents against their operations
@@ -339,6 +341,32 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "MIB", env = "SYNCLINE_RESERVE_MIB",
           value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub(crate) reserve_mib: Option<u32>,
+    /// Gossip frames that one peer may send in a second; further ones are dropped unopened [default: 16384]
+    #[arg(long, value_name = "N", env = "SYNCLINE_PEER_FRAMES_PER_SECOND",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) peer_frames_per_second: Option<u32>,
+    /// Gossip that one peer may send in a second, in MiB; further frames are dropped unopened [default: 64]
+    #[arg(long, value_name = "MIB", env = "SYNCLINE_PEER_GOSSIP_MIB_PER_SECOND",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) peer_gossip_mib_per_second: Option<u32>,
+    /// Requests of one peer that are read in a second; further ones are refused [default: 1024]
+    #[arg(long, value_name = "N", env = "SYNCLINE_PEER_REQUESTS_PER_SECOND",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) peer_requests_per_second: Option<u32>,
+    /// What one peer is served in a second, in MiB; beyond it its requests are refused [default: 128]
+    #[arg(long, value_name = "MIB", env = "SYNCLINE_PEER_SERVED_MIB_PER_SECOND",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) peer_served_mib_per_second: Option<u32>,
+    /// What to store of each space in which this device is a relay, in MiB [default: 10240]
+    #[arg(long, value_name = "MIB", env = "SYNCLINE_RELAY_QUOTA_MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) relay_quota_mib: Option<u64>,
+    /// What to store there of each author, in MiB [default: 2048]
+    #[arg(long, value_name = "MIB", env = "SYNCLINE_RELAY_AUTHOR_QUOTA_MIB",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) relay_author_quota_mib: Option<u64>,
+    /// A space to keep as a relay; repeat for several. No other space is joined then [default: any]
+    #[arg(long, value_name = "SPACE-ID", env = "SYNCLINE_RELAY_SPACES", value_delimiter = ',')]
+    pub(crate) relay_spaces: Vec<SpaceId>,
     /// Disk space that the data directory may take, in MiB; nothing new is taken in beyond [default: no bound]
     #[arg(long, value_name = "MIB", env = "SYNCLINE_DISK_USE_MAX_MIB",
           value_parser = clap::value_parser!(u64).range(1..))]
@@ -534,6 +562,34 @@ pub(crate) struct Export {
     /// Only keys that begin with this text
     #[arg(long, default_value = "", hide_default_value = true, env = "SYNCLINE_PREFIX")]
     pub(crate) prefix: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Peers {
+    #[command(subcommand)]
+    pub(crate) command: Option<PeersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeersCommand {
+    /// List the peers: connected, kept and banned ones, with their faults; what `peers` alone does
+    List,
+    /// End all connections to a peer and refuse new ones, also over restarts
+    ///
+    /// Peers that do what no correct peer does are banned without this, for ten minutes at first.
+    Ban {
+        /// The peer's device id, as `syncline peers` lists it
+        device: String,
+        /// For how long
+        #[arg(long = "for", value_name = "DURATION", default_value = "1d", value_parser = parse_duration_ms,
+              env = "SYNCLINE_FOR")]
+        lasts: u64,
+    },
+    /// End the ban of a peer, whoever set it, and forgive the peer its faults
+    Unban {
+        /// The peer's device id, as `syncline peers` lists it
+        device: String,
+    },
 }
 
 #[derive(Debug, Args)]

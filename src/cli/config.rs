@@ -1,9 +1,13 @@
 //! The configuration file of `serve`, and how it meets flags and variables.
 
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use syncline::SpaceId;
+use syncline::network::PeerRates;
+use syncline::space::RelayQuota;
 
 use super::arguments::ServeArguments;
 use super::failure::{Exit, Failure};
@@ -29,6 +33,13 @@ pub(crate) struct ConfigFile {
     pub(crate) index_cache_mib: Option<u32>,
     pub(crate) reserve_mib: Option<u32>,
     pub(crate) disk_use_max_mib: Option<u64>,
+    pub(crate) peer_frames_per_second: Option<NonZeroU32>,
+    pub(crate) peer_gossip_mib_per_second: Option<NonZeroU32>,
+    pub(crate) peer_requests_per_second: Option<NonZeroU32>,
+    pub(crate) peer_served_mib_per_second: Option<NonZeroU32>,
+    pub(crate) relay_quota_mib: Option<NonZeroU64>,
+    pub(crate) relay_author_quota_mib: Option<NonZeroU64>,
+    pub(crate) relay_spaces: Option<Vec<String>>,
     pub(crate) log: Option<String>,
 }
 
@@ -46,6 +57,9 @@ pub(crate) struct ServeSettings {
     pub(crate) index_cache_mib: Option<u32>,
     pub(crate) reserve_mib: Option<u32>,
     pub(crate) disk_use_max_mib: Option<u64>,
+    pub(crate) peer_rates: PeerRates,
+    pub(crate) relay_quota: RelayQuota,
+    pub(crate) relay_spaces: Vec<SpaceId>,
 }
 
 impl ConfigFile {
@@ -97,6 +111,9 @@ impl ServeSettings {
             index_cache_mib: arguments.index_cache_mib.or(file.index_cache_mib),
             reserve_mib: arguments.reserve_mib.or(file.reserve_mib),
             disk_use_max_mib: arguments.disk_use_max_mib.or(file.disk_use_max_mib),
+            peer_rates: peer_rates(arguments, file),
+            relay_quota: relay_quota(arguments, file),
+            relay_spaces: relay_spaces(arguments, file)?,
         };
         if !settings.tcp && !settings.quic {
             let failure = Failure::new(Exit::Usage, "TCP and QUIC are both switched off, so no peer could be reached");
@@ -104,6 +121,47 @@ impl ServeSettings {
         }
         Ok(settings)
     }
+}
+
+/// How much one peer may send and ask for.
+fn peer_rates(arguments: &ServeArguments, file: &ConfigFile) -> PeerRates {
+    let given = |argument: Option<u32>, file: Option<NonZeroU32>| argument.or(file.map(NonZeroU32::get));
+    let bytes = |mebibytes: Option<u32>, default| {
+        mebibytes.map_or(default, |mebibytes| mebibytes_in_bytes(u64::from(mebibytes)))
+    };
+    let default = PeerRates::default();
+    let frames = given(arguments.peer_frames_per_second, file.peer_frames_per_second);
+    let requests = given(arguments.peer_requests_per_second, file.peer_requests_per_second);
+    let gossip = given(arguments.peer_gossip_mib_per_second, file.peer_gossip_mib_per_second);
+    let served = given(arguments.peer_served_mib_per_second, file.peer_served_mib_per_second);
+    PeerRates {
+        frames: frames.unwrap_or(default.frames),
+        frame_bytes: bytes(gossip, default.frame_bytes),
+        requests: requests.unwrap_or(default.requests),
+        served_bytes: bytes(served, default.served_bytes),
+    }
+}
+
+/// How much to store as a relay.
+fn relay_quota(arguments: &ServeArguments, file: &ConfigFile) -> RelayQuota {
+    let given = |argument: Option<u64>, file: Option<NonZeroU64>, default| {
+        argument.or(file.map(NonZeroU64::get)).map_or(default, mebibytes_in_bytes)
+    };
+    let default = RelayQuota::default();
+    RelayQuota {
+        space_bytes: given(arguments.relay_quota_mib, file.relay_quota_mib, default.space_bytes),
+        author_bytes: given(arguments.relay_author_quota_mib, file.relay_author_quota_mib, default.author_bytes),
+    }
+}
+
+/// The spaces to keep as a relay.
+fn relay_spaces(arguments: &ServeArguments, file: &ConfigFile) -> Result<Vec<SpaceId>, Failure> {
+    if !arguments.relay_spaces.is_empty() {
+        return Ok(arguments.relay_spaces.clone());
+    }
+    let wrong = |text: &String| Failure::new(Exit::Usage, format!("relay_spaces: `{text}` is not the id of a space"));
+    let texts = file.relay_spaces.as_deref().unwrap_or_default();
+    texts.iter().map(|text| text.parse().map_err(|_| wrong(text))).collect()
 }
 
 #[cfg(test)]
@@ -126,10 +184,16 @@ mod tests {
         let file = ConfigFile::parse(
             "listen = [\"/ip4/0.0.0.0/tcp/1\"]\napi = \"127.0.0.1:9\"\nmdns = false\n\
              document_cache_mib = 5\nscrub_bytes_per_second = 9\nindex_cache_mib = 7\n\
-             reserve_mib = 3\ndisk_use_max_mib = 900\n",
+             reserve_mib = 3\ndisk_use_max_mib = 900\n\
+             peer_requests_per_second = 6\npeer_served_mib_per_second = 2\n\
+             relay_quota_mib = 4\nrelay_author_quota_mib = 3\n",
         )
         .unwrap();
-        let settings = ServeSettings::new(&serve(&["--api", "127.0.0.1:8", "--no-quic"]), &file).unwrap();
+        let settings = ServeSettings::new(
+            &serve(&["--api", "127.0.0.1:8", "--no-quic", "--peer-requests-per-second", "7", "--relay-quota-mib", "5"]),
+            &file,
+        )
+        .unwrap();
         assert_eq!(settings.listen, ["/ip4/0.0.0.0/tcp/1"]);
         assert_eq!(settings.api.unwrap().port(), 8);
         assert_eq!((settings.mdns, settings.tcp, settings.quic), (false, true, false));
@@ -138,6 +202,10 @@ mod tests {
             (settings.index_cache_mib, settings.reserve_mib, settings.disk_use_max_mib),
             (Some(7), Some(3), Some(900))
         );
+        let rates = PeerRates { requests: 7, served_bytes: 2 << 20, ..PeerRates::default() };
+        assert_eq!(settings.peer_rates, rates);
+        assert_eq!(settings.relay_quota, RelayQuota { space_bytes: 5 << 20, author_bytes: 3 << 20 });
+        assert_eq!(settings.relay_spaces, []);
         let settings = ServeSettings::new(&serve(&["--listen", "/a", "--listen", "/b"]), &file).unwrap();
         assert_eq!(settings.listen, ["/a", "/b"]);
     }

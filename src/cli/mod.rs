@@ -18,6 +18,7 @@ mod key;
 mod members;
 mod output;
 mod passphrase;
+mod peers;
 mod progress;
 mod serve;
 mod signals;
@@ -155,7 +156,7 @@ async fn dispatch(access: &Access, command: Command, data: &Path, output: &mut O
         Command::Import(arguments) => import::import(access, &arguments, output).await,
         Command::Export(arguments) => export::export(access, &arguments, output).await,
         Command::Status(arguments) => status::status(access, arguments.space.as_deref(), output).await,
-        Command::Peers => status::peers(access, output).await,
+        Command::Peers(arguments) => peers::peers(access, arguments, output).await,
         Command::Connect(arguments) => status::connect(access, arguments.address, output).await,
         Command::Backup(arguments) => backup::backup(access, &arguments, output).await,
         Command::Serve(_)

@@ -78,6 +78,10 @@ fn node_builder(data: &Path, settings: &ServeSettings) -> NodeBuilder {
     for address in &settings.bootstrap {
         builder = builder.bootstrap(address);
     }
+    builder = builder.peer_rates(settings.peer_rates).relay_quota(settings.relay_quota);
+    for space in &settings.relay_spaces {
+        builder = builder.relay_space(*space);
+    }
     builder = builder.mdns(settings.mdns).tcp(settings.tcp).quic(settings.quic);
     if let Some(mebibytes) = settings.document_cache_mib {
         builder = builder.document_cache_bytes((mebibytes as usize).saturating_mul(1 << 20));

@@ -1,18 +1,18 @@
-//! Commands on the node itself: device, status, peers, verification.
+//! Commands on the node itself: device, status, connecting.
 
 use std::path::Path;
 
 use axum::http::Method;
 use serde::Serialize;
 use syncline::IndexKind;
-use syncline::api::body::{ConnectRequest, ConnectedPeer, Peer, PeerList, PeerStanding};
+use syncline::api::body::{ConnectRequest, ConnectedPeer};
 use syncline::node::info::{DiskInfo, NodeStatus};
 
 use super::access::{Access, Target};
 use super::arguments::IndexArgument;
 use super::duration::humane_duration;
 use super::failure::{Exit, Failure};
-use super::output::{Output, humane_bytes, plain};
+use super::output::{Output, humane_bytes};
 use super::spaces::{show, space_row};
 
 /// Who this device is.
@@ -119,37 +119,6 @@ fn disk_facts(disk: &DiskInfo) -> Vec<(&'static str, String)> {
     let mut facts = vec![("disk", taken), ("free", humane_bytes(disk.available))];
     facts.extend(disk.no_room.clone().map(|no_room| ("writing", format!("refused: {no_room}"))));
     facts
-}
-
-pub(super) async fn peers(access: &Access, output: &mut Output) -> Result<(), Failure> {
-    let list: PeerList = access.get(&Target::new(["peers"])).await?;
-    if output.json {
-        return output.json(&list);
-    }
-    if !access.is_running() {
-        return output.line("no node is running, so there are no peers: `syncline serve` starts it");
-    }
-    let rows: Vec<Vec<String>> = list.peers.iter().map(peer_row).collect();
-    output.table(&["device", "state", "latency", "agent", "address"], &rows)
-}
-
-fn peer_row(peer: &Peer) -> Vec<String> {
-    let state = match (peer.state, peer.next_attempt_ms) {
-        (PeerStanding::Connected, _) => "connected".to_owned(),
-        (PeerStanding::Connecting, _) => "connecting".to_owned(),
-        (PeerStanding::Waiting, Some(wait_ms)) => format!("again in {}", humane_duration(wait_ms)),
-        (PeerStanding::Waiting, None) => "waiting".to_owned(),
-        (PeerStanding::Disconnected, _) => "disconnected".to_owned(),
-    };
-    let latency = peer.latency_us.map(|latency_us| format!("{:.1} ms", latency_us as f64 / 1000.0));
-    let address = peer.remote_address.as_ref().or(peer.addresses.first());
-    vec![
-        peer.device.clone(),
-        state,
-        latency.unwrap_or_default(),
-        peer.agent.as_deref().map(plain).unwrap_or_default(),
-        address.map(|address| plain(address)).unwrap_or_default(),
-    ]
 }
 
 pub(super) async fn connect(access: &Access, address: String, output: &mut Output) -> Result<(), Failure> {

@@ -7,6 +7,9 @@ use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::conduct::Ban;
+use super::rates::PeerRates;
+
 /// The port that a node listens on unless it is told otherwise, for TCP and for QUIC.
 pub const DEFAULT_PORT: u16 = 34569;
 /// What identify names the protocol family.
@@ -159,6 +162,10 @@ pub struct NetworkConfig {
     pub serve: Vec<Protocol>,
     /// The caps.
     pub limits: Limits,
+    /// How much one peer may send and ask for.
+    pub rates: PeerRates,
+    /// Bans that persons set before.
+    pub bans: Vec<Ban>,
     /// How long a connection to a peer that is not a Syncline node may stay idle.
     pub idle_timeout: Duration,
     /// The pause between two pings of one connection.
@@ -183,6 +190,8 @@ impl NetworkConfig {
             agent: concat!("syncline/", env!("CARGO_PKG_VERSION")).to_owned(),
             serve: Protocol::ALL.to_vec(),
             limits: Limits::default(),
+            rates: PeerRates::default(),
+            bans: Vec::new(),
             idle_timeout: IDLE_TIMEOUT,
             ping_interval: PING_INTERVAL,
             request_timeout: REQUEST_TIMEOUT,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use libp2p::Multiaddr;
+use syncline_model::DeviceId;
 
 use super::config::{MAX_TOPIC_LENGTH, MAX_TOPICS};
 
@@ -126,6 +127,14 @@ pub enum ConnectError {
         address: Multiaddr,
         /// Which rule denied it.
         reason: String,
+    },
+    /// The peer is banned here.
+    #[error("{device} is banned for another {} minutes: `syncline peers unban` ends that", .for_ms.div_ceil(60_000))]
+    Banned {
+        /// The peer.
+        device: DeviceId,
+        /// For how long, in milliseconds.
+        for_ms: u64,
     },
     /// No outcome in time.
     #[error(

@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 use syncline_model::DeviceId;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::conduct::{Ban, Fault, TooManyBans};
 use super::config::{NetworkConfig, Protocol};
 use super::error::{ConnectError, NetworkError, RequestError, SubscribeError};
 use super::event::{GossipId, NetworkEvents, Verdict};
@@ -27,6 +28,9 @@ pub(super) enum Command {
     Disconnect { peer: DeviceId, done: oneshot::Sender<()> },
     Keep { peer: DeviceId, addresses: Vec<Multiaddr> },
     Release { peer: DeviceId },
+    Blame { peer: DeviceId, fault: Fault },
+    Ban { peer: DeviceId, lasts: Duration, done: oneshot::Sender<Result<Vec<Ban>, TooManyBans>> },
+    Unban { peer: DeviceId, done: oneshot::Sender<(bool, Vec<Ban>)> },
     Peers { done: oneshot::Sender<Vec<PeerInfo>> },
     Unreached { done: oneshot::Sender<Vec<Unreached>> },
     Shutdown { done: oneshot::Sender<()> },
@@ -151,7 +155,25 @@ impl Network {
         self.tell(Command::Release { peer }).await;
     }
 
-    /// All peers that are connected or kept.
+    /// Holds a fault against a peer; for those that make it too bad, all connections end for some time.
+    pub fn blame(&self, peer: DeviceId, fault: Fault) {
+        self.offer(Command::Blame { peer, fault });
+    }
+
+    /// Ends all connections to a peer and refuses new ones for some time; gives the bans that are to be kept.
+    ///
+    /// # Errors
+    /// When as many bans are kept as allowed. After a shutdown nothing is banned.
+    pub async fn ban(&self, peer: DeviceId, lasts: Duration) -> Result<Vec<Ban>, TooManyBans> {
+        self.ask(|done| Command::Ban { peer, lasts, done }).await.unwrap_or(Ok(Vec::new()))
+    }
+
+    /// Ends a ban and forgives the peer its faults; tells whether it was banned, and the bans that are to be kept.
+    pub async fn unban(&self, peer: DeviceId) -> (bool, Vec<Ban>) {
+        self.ask(|done| Command::Unban { peer, done }).await.unwrap_or_default()
+    }
+
+    /// All peers that are connected, kept or banned.
     pub async fn peers(&self) -> Vec<PeerInfo> {
         self.ask(|done| Command::Peers { done }).await.unwrap_or_default()
     }
@@ -188,7 +210,7 @@ impl Network {
     /// Sends a command that may be lost.
     fn offer(&self, command: Command) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.commands.try_send(command) {
-            tracing::warn!("the network is overloaded: a gossip frame is not passed on");
+            tracing::warn!("the network is overloaded: a gossip frame is not passed on, or a fault not noted");
         }
     }
 }

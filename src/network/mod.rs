@@ -18,12 +18,15 @@
 //! strangers that speak none of it.
 //!
 //! Everything that arrives is hostile: sizes are capped before memory is taken, queues are bounded, and what is not
-//! understood is dropped with a debug line.
+//! understood is dropped with a debug line. What a peer sends beyond its allowance is dropped before anybody looks at it
+//! (`rates`); what no correct peer does is held against it, and ends in a ban that ends again (`conduct`). gossipsub's
+//! own scoring is off: it judges by deliveries and meshes, which a correct peer that knows less would fail.
 //!
 //! *Invariant:* a reader of events must not wait for the network in the task that reads them. When it stops reading,
 //! the swarm stops being polled (back-pressure down to the peers' sockets); commands are still taken.
 
 mod behaviour;
+mod conduct;
 mod config;
 mod driver;
 mod error;
@@ -34,10 +37,15 @@ mod handle;
 mod identity;
 mod listen;
 mod peers;
+mod rates;
 mod redial;
 mod start;
 mod traffic;
 
+pub use conduct::{
+    BAN_MAX_MS, BAN_MEMORY_MS, BAN_MS, BAN_SCORE, BANS_MAX, Ban, FLOOD_FRAME_BYTES, FLOOD_FRAMES, FLOOD_REQUESTS,
+    Fault, FaultCount, PeerConduct, SCORE_HALF_LIFE_MS, TooManyBans,
+};
 pub use config::{CONNECT_TIMEOUT, DEFAULT_PORT, Limits, MAX_GOSSIP_FRAME, MAX_TOPICS, NetworkConfig, Protocol};
 pub use error::{ConnectError, NetworkError, RequestError, SubscribeError, TopicError};
 pub use event::{GossipId, NetworkEvent, NetworkEvents, Reply, Verdict};
@@ -47,6 +55,9 @@ pub use identity::peer_id_text;
 pub use libp2p::Multiaddr;
 pub use listen::port_of;
 pub use peers::{Direction, PeerInfo, PeerState, Unreached};
+pub use rates::{
+    BURST_SECONDS, FRAME_BYTES_PER_SECOND, FRAMES_PER_SECOND, PeerRates, REQUESTS_PER_SECOND, SERVED_BYTES_PER_SECOND,
+};
 pub use traffic::Traffic;
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use libp2p::swarm::ConnectionId;
 use serde::Serialize;
 use syncline_model::DeviceId;
 
+use super::conduct::PeerConduct;
 use super::config::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES_PER_PEER, MAX_DESCRIPTION_LENGTH, MAX_PROTOCOLS_PER_PEER,
     PING_FAILURES_BEFORE_CLOSE,
@@ -69,6 +70,15 @@ pub struct PeerInfo {
     pub agent: Option<String>,
     /// The protocols it says it speaks.
     pub protocols: Vec<String>,
+    /// How it conducts itself.
+    pub conduct: PeerConduct,
+}
+
+impl PeerInfo {
+    /// A peer of which nothing but its conduct is known.
+    pub(super) fn absent(device: DeviceId, conduct: PeerConduct) -> Self {
+        Peer::default().info(device, &Redial::default(), Instant::now(), conduct)
+    }
 }
 
 /// An address that is dialled again and again where nobody has answered yet.
@@ -233,8 +243,14 @@ impl PeerTable {
     }
 
     /// What is shown of all peers.
-    pub(super) fn infos(&self, redial: &Redial, now: Instant) -> Vec<PeerInfo> {
-        self.peers.iter().map(|(device, peer)| peer.info(*device, redial, now)).collect()
+    pub(super) fn infos(
+        &self,
+        redial: &Redial,
+        now: Instant,
+        conduct: impl Fn(DeviceId) -> PeerConduct,
+    ) -> Vec<PeerInfo> {
+        let info = |(device, peer): (&DeviceId, &Peer)| peer.info(*device, redial, now, conduct(*device));
+        self.peers.iter().map(info).collect()
     }
 }
 
@@ -250,7 +266,7 @@ impl Peer {
         self.proven.iter().chain(claimed).take(MAX_ADDRESSES_PER_PEER).cloned().collect()
     }
 
-    fn info(&self, device: DeviceId, redial: &Redial, now: Instant) -> PeerInfo {
+    fn info(&self, device: DeviceId, redial: &Redial, now: Instant, conduct: PeerConduct) -> PeerInfo {
         let oldest = self.connections.first();
         let state = match (oldest, redial.standing(device)) {
             (Some(_), _) => PeerState::Connected,
@@ -273,6 +289,7 @@ impl Peer {
             latency_us: self.latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
             agent: self.agent.clone(),
             protocols: self.protocols.clone(),
+            conduct,
         }
     }
 }
@@ -341,7 +358,7 @@ mod tests {
         table.opened(DEVICE, connection(1), proven.clone(), Direction::Outgoing, now());
         let claimed = (2..100).map(|port| address(&format!("/ip4/192.0.2.1/tcp/{port}"))).collect();
         table.identified(DEVICE, &"a\n".repeat(1000), std::iter::empty(), claimed);
-        let info = table.infos(&Redial::default(), Instant::now()).remove(0);
+        let info = table.infos(&Redial::default(), Instant::now(), |_| PeerConduct::default()).remove(0);
         assert_eq!(info.addresses.len(), MAX_ADDRESSES_PER_PEER);
         assert_eq!(info.addresses[0], proven);
         assert_eq!(info.agent.unwrap(), "a".repeat(MAX_DESCRIPTION_LENGTH));

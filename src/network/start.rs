@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
 use super::behaviour::Behaviour;
+use super::conduct::Figures;
 use super::config::{COMMAND_QUEUE, EVENT_QUEUE, LISTEN_TIMEOUT, MAX_NEGOTIATING_STREAMS, NetworkConfig};
 use super::driver::{Driver, DriverParts};
 use super::error::NetworkError;
@@ -50,7 +51,8 @@ pub(super) async fn start(
         connect_timeout: config.connect_timeout,
     };
     let metrics = Metrics::new(registry);
-    let parts = DriverParts { swarm, commands: command_queue, events, listening, metrics };
+    let figures = Figures::register(registry);
+    let parts = DriverParts { swarm, commands: command_queue, events, listening, metrics, figures };
     let mut driver = Driver::new(parts, device, &config);
     listen_on(&mut driver, sockets).await?;
     driver.keep_bootstrap(&config.bootstrap);

@@ -388,6 +388,100 @@ async fn a_deliberate_disconnect_stays_until_the_peer_is_named_again() {
 }
 
 #[tokio::test]
+async fn a_banned_peer_is_cut_off_and_refused_until_the_ban_ends() {
+    let (mut a, mut b) = (Node::on(1, TCP).await, Node::on(2, TCP).await);
+    connect(&mut a, &mut b).await;
+    let bans = a.network.ban(b.device(), Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(bans.iter().map(|ban| ban.device).collect::<Vec<_>>(), [b.device()]);
+    a.disconnected(b.device()).await;
+    b.disconnected(a.device()).await;
+    // The peer keeps connected from its side, and this device had kept it, too.
+    b.network.keep(a.device(), vec![a.address()]).await;
+    let seen = a.quiet().await;
+    assert!(seen.is_empty(), "{seen:?}");
+    let info = a.info(b.device()).await.expect("who is banned is shown");
+    assert!(info.conduct.banned_by_person && info.connections == 0);
+    for address in [b.full_address(), b.address()] {
+        let named = a.network.connect(address).await;
+        assert!(matches!(named, Err(ConnectError::Banned { device, .. }) if device == b.device()), "{named:?}");
+    }
+    assert_eq!(a.network.unban(b.device()).await, (true, Vec::new()));
+    a.connected(b.device()).await;
+    // A short one ends by itself, and so does one that was kept from before the start.
+    a.network.ban(b.device(), Duration::from_millis(300)).await.unwrap();
+    a.disconnected(b.device()).await;
+    a.connected(b.device()).await;
+    let c = start(NetworkConfig { bans: bans.clone(), ..config(3, TCP) }).await;
+    let refused = b.network.connect(c.full_address()).await;
+    assert!(refused.is_err() || c.info(b.device()).await.is_none_or(|info| info.connections == 0), "{refused:?}");
+    assert!(c.info(b.device()).await.unwrap().conduct.banned_until_ms.is_some());
+}
+
+#[tokio::test]
+async fn faults_lead_to_a_ban_and_rejected_gossip_is_one() {
+    let (mut a, mut b) = (Node::on(1, TCP).await, Node::on(2, TCP).await);
+    connect(&mut a, &mut b).await;
+    for node in [&a, &b] {
+        node.network.subscribe(topic()).await.unwrap();
+    }
+    b.subscribed(a.device()).await;
+    b.network.publish(topic(), b"nonsense".to_vec());
+    let (from, _, id) = a.gossip().await;
+    a.network.report(id, from, Verdict::Reject);
+    let conduct = a.info(b.device()).await.unwrap().conduct;
+    assert_eq!((conduct.score, conduct.faults[0].fault), (Fault::InvalidGossip.points(), Fault::InvalidGossip));
+    a.network.blame(b.device(), Fault::BadSignature);
+    a.network.blame(b.device(), Fault::BadSignature);
+    a.disconnected(b.device()).await;
+    b.disconnected(a.device()).await;
+    let conduct = a.info(b.device()).await.unwrap().conduct;
+    assert!(conduct.banned_until_ms.is_some() && !conduct.banned_by_person);
+    let mut page = String::new();
+    prometheus_client::encoding::text::encode(&mut page, &a.registry).unwrap();
+    for line in ["peer_faults_total{fault=\"bad-signature\"} 2", "peer_bans_total 1", "peers_banned 1"] {
+        assert!(page.contains(line), "{line} is not in {page}");
+    }
+}
+
+#[tokio::test]
+async fn a_flood_is_dropped_before_anybody_looks_and_others_get_through() {
+    let rates = PeerRates { frames: 20, frame_bytes: 1 << 20, requests: 20, served_bytes: 1 << 20 };
+    let mut victim = start(NetworkConfig { rates, ..config(1, TCP) }).await;
+    let (mut flooder, mut other) = (Node::on(2, TCP).await, Node::on(3, TCP).await);
+    connect(&mut flooder, &mut victim).await;
+    connect(&mut other, &mut victim).await;
+    for node in [&victim, &flooder, &other] {
+        node.network.subscribe(topic()).await.unwrap();
+    }
+    flooder.subscribed(victim.device()).await;
+    other.subscribed(victim.device()).await;
+    for number in 0..150_u32 {
+        flooder.network.publish(topic(), number.to_be_bytes().to_vec());
+    }
+    // On their way when this returns, whether or not anybody waits for the answers.
+    let asked: Vec<_> =
+        (0..99).map(|_| flooder.network.send_request(victim.device(), Protocol::Sync, vec![1])).collect();
+    other.network.publish(topic(), b"heard".to_vec());
+    let (mut frames, mut requests, mut heard) = (0, 0, false);
+    for event in victim.quiet().await {
+        match event {
+            NetworkEvent::Gossip { from, data, .. } if from == other.device() => heard |= data == b"heard",
+            NetworkEvent::Gossip { .. } => frames += 1,
+            NetworkEvent::Request { .. } => requests += 1,
+            _ => {}
+        }
+    }
+    drop(asked);
+    assert!(heard, "who keeps within its allowance is heard");
+    // A burst, and what the rate gives in the time of this test.
+    assert!((80..150).contains(&frames), "{frames} frames of the flood came through");
+    assert!((80..99).contains(&requests), "{requests} requests of the flood came through");
+    let conduct = victim.info(flooder.device()).await.unwrap().conduct;
+    assert_eq!((conduct.frames_limited, conduct.requests_limited), (150 - frames, 99 - requests));
+    assert_eq!(victim.info(other.device()).await.unwrap().conduct, PeerConduct::default());
+}
+
+#[tokio::test]
 async fn two_nodes_that_dial_each_other_at_once_are_connected_once_and_stay_so() {
     for listen in [TCP, QUIC] {
         let (mut a, mut b) = (Node::on(1, listen).await, Node::on(2, listen).await);

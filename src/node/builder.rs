@@ -7,9 +7,11 @@ use std::time::Instant;
 use prometheus_client::registry::Registry;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use syncline_model::SpaceId;
 use syncline_storage::index::INDEX_CACHE_BYTES;
 use syncline_storage::{IndexKind, OpenOptions, Progress, Store};
 
+use super::bans::BanFile;
 use super::conductor::Conductor;
 use super::key_files::KeyFiles;
 use super::passphrase::Passphrase;
@@ -18,7 +20,8 @@ use super::tokens::Tokens;
 use super::workshop::Workshop;
 use super::{Inner, Node, files, parse_address};
 use crate::error::Error;
-use crate::network::{Network, NetworkConfig};
+use crate::network::{Network, NetworkConfig, PeerRates};
+use crate::space::RelayQuota;
 
 /// Bytes of loaded documents that a node keeps in memory for each space unless it is told otherwise.
 const DOCUMENT_CACHE_BYTES: usize = 64 << 20;
@@ -42,6 +45,9 @@ pub struct NodeBuilder {
     tcp: bool,
     quic: bool,
     document_cache_bytes: usize,
+    peer_rates: PeerRates,
+    relay_quota: RelayQuota,
+    relay_spaces: Vec<SpaceId>,
     scrub_bytes_per_second: u64,
     passphrase: Option<Passphrase>,
     index_cache_bytes: u64,
@@ -62,6 +68,9 @@ impl Default for NodeBuilder {
             tcp: true,
             quic: true,
             document_cache_bytes: DOCUMENT_CACHE_BYTES,
+            peer_rates: PeerRates::default(),
+            relay_quota: RelayQuota::default(),
+            relay_spaces: Vec::new(),
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
             passphrase: None,
             index_cache_bytes: INDEX_CACHE_BYTES,
@@ -142,6 +151,28 @@ impl NodeBuilder {
         self
     }
 
+    /// How much one peer may send and ask for in a second; what is beyond is dropped unread. No rate may be 0.
+    #[must_use]
+    pub fn peer_rates(mut self, rates: PeerRates) -> Self {
+        self.peer_rates = rates;
+        self
+    }
+
+    /// How much to store of each space in which this device is a relay.
+    #[must_use]
+    pub fn relay_quota(mut self, quota: RelayQuota) -> Self {
+        self.relay_quota = quota;
+        self
+    }
+
+    /// A space that this device is to keep as a relay; repeat for several. With any, it joins no other space, and as a
+    /// relay it stores no more of others that it joined before.
+    #[must_use]
+    pub fn relay_space(mut self, space: SpaceId) -> Self {
+        self.relay_spaces.push(space);
+        self
+    }
+
     /// How many stored bytes to go over in a second, to find damage before it is met; 0: none.
     #[must_use]
     pub fn scrub_bytes_per_second(mut self, bytes: u64) -> Self {
@@ -198,9 +229,11 @@ impl NodeBuilder {
         })
         .await?;
 
+        let bans = BanFile::new(store.files());
         let mut registry = Registry::with_prefix("syncline");
         let (network, events) = if self.online {
-            let config = self.network_config(&device, &store)?;
+            let mut config = self.network_config(&device, &store)?;
+            config.bans = bans.read();
             let (network, events) = Network::start(config, &mut registry).await?;
             files::write_port(&store.files(), &network.listen_addresses())?;
             (Some(network), Some(events))
@@ -218,6 +251,8 @@ impl NodeBuilder {
             runtime: tokio::runtime::Handle::current(),
             started,
             cache_bytes: self.document_cache_bytes,
+            relay_quota: self.relay_quota,
+            relay_spaces: self.relay_spaces.iter().copied().collect(),
         };
         let (commands, spaces) = Conductor::start(workshop, events, random).await?;
         let rate = self.scrub_bytes_per_second;
@@ -231,6 +266,8 @@ impl NodeBuilder {
             backups: Arc::new(tokio::sync::Semaphore::new(BACKUPS_AT_ONCE)),
             scrubbing: Mutex::default(),
             tokens,
+            bans,
+            relay_spaces: std::mem::take(&mut self.relay_spaces),
             started,
             network,
             registry: Mutex::new(registry),
@@ -259,6 +296,7 @@ impl NodeBuilder {
         config.listen = parse(&self.listen)?;
         config.bootstrap = parse(&self.bootstrap)?;
         config.preferred_port = files::read_port(&store.files());
+        config.rates = self.peer_rates;
         (config.mdns, config.tcp, config.quic) = (self.mdns, self.tcp, self.quic);
         Ok(config)
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use syncline_model::canonical::DecodeError;
 use syncline_model::membership::{Certificate, Genesis, invitation_tag};
 use syncline_model::{DeviceId, DeviceKey, SpaceId, Strings, Ticket};
 use syncline_storage::Incarnation;
@@ -22,7 +23,7 @@ use super::parse_address;
 use super::recovery::RecoveryKey;
 use super::workshop::Workshop;
 use crate::error::Error;
-use crate::network::{NetworkEvent, NetworkEvents, Protocol, Reply, Topic};
+use crate::network::{Fault, NetworkEvent, NetworkEvents, Protocol, Reply, Topic};
 use crate::space::join::{JoinAnswer, JoinRefusal, JoinRequest};
 use crate::space::pump::{Link, Message};
 use crate::space::{SpaceCore, SpaceKeys};
@@ -506,7 +507,15 @@ impl Conductor {
                     hosted.link.offer(Message::Requested { peer, request, reply });
                 }
             }
-            Err(error) => tracing::debug!(peer = %peer.short(), %error, "a request is not understood"),
+            Err(error) => {
+                tracing::debug!(peer = %peer.short(), %error, "a request is not understood");
+                // A newer release may say what this one does not know; nonsense no release says.
+                if let Some(network) = &self.workshop.network
+                    && !matches!(error, DecodeError::NewerVersion { .. })
+                {
+                    network.blame(peer, Fault::MalformedRequest);
+                }
+            }
         }
     }
 

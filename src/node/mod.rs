@@ -4,6 +4,7 @@
 //! the one task that owns the list of spaces and the list of peers, and carries messages between them.
 
 pub mod backup;
+mod bans;
 mod builder;
 pub mod bytes;
 mod conductor;
@@ -31,6 +32,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use builder::NodeBuilder;
 
+use self::bans::BanFile;
 pub(crate) use self::conductor::Notice;
 use self::conductor::{Command, SpaceEntry};
 use self::info::{CreatedSpace, DiskInfo, NodeStatus, SpaceStatus, Standing, TrafficInfo, strings_name};
@@ -58,6 +60,8 @@ struct Inner {
     backups: Arc<Semaphore>,
     scrubbing: Mutex<Option<Scrubbing>>,
     tokens: Arc<Tokens>,
+    bans: BanFile,
+    relay_spaces: Vec<SpaceId>,
     started: Instant,
     network: Option<Network>,
     registry: Mutex<Registry>,
@@ -137,11 +141,14 @@ impl Node {
         if ticket.expires_ms < files::wall_ms() {
             return Err(Error::TicketExpired);
         }
+        if !self.inner.relay_spaces.is_empty() && !self.inner.relay_spaces.contains(&ticket.space) {
+            return Err(Error::NotRelayed { space: ticket.space });
+        }
         let id = self.command(|reply| Command::Join { ticket, name, reply }).await?;
         self.space(&id.to_string())
     }
 
-    /// The peers that are known, connected or not.
+    /// The peers that are known, connected or not, and those that are banned.
     pub async fn peers(&self) -> Vec<PeerInfo> {
         match &self.inner.network {
             Some(network) => network.peers().await,

@@ -1,5 +1,6 @@
 //! The workshop: opens the spaces of a node, at its start and when one begins anew.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use super::key_files::KeyFiles;
 use crate::error::Error;
 use crate::network::Network;
 use crate::space::pump::{self, Link, Surroundings};
-use crate::space::{SpaceCore, SpaceKeys, SpaceReplica};
+use crate::space::{RelayQuota, SpaceCore, SpaceKeys, SpaceReplica};
 
 /// What is needed to open spaces.
 #[derive(Clone)]
@@ -28,12 +29,17 @@ pub(super) struct Workshop {
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) started: Instant,
     pub(super) cache_bytes: usize,
+    pub(super) relay_quota: RelayQuota,
+    /// The spaces to keep as a relay; none: all that were joined.
+    pub(super) relay_spaces: BTreeSet<SpaceId>,
 }
 
 impl Workshop {
     pub(super) fn core(&self, keys: SpaceKeys) -> SpaceCore {
         let engine = syncline_sync::Engine::new(syncline_sync::Config::default());
-        SpaceCore::new(self.device.clone(), keys, engine)
+        let kept = self.relay_spaces.is_empty() || self.relay_spaces.contains(&keys.space);
+        let quota = if kept { self.relay_quota } else { RelayQuota::NOTHING };
+        SpaceCore::new(self.device.clone(), keys, engine).with_relay_quota(quota)
     }
 
     fn open_replica(&self, core: SpaceCore, random: &mut StdRng) -> Result<SpaceReplica, Error> {

@@ -23,6 +23,7 @@ use super::join::JoinRefusal;
 use super::keys::SpaceKeys;
 use super::log_state::LogState;
 use super::opening::OpenQueue;
+use super::quota::RelayQuota;
 pub use super::refusal::WriteError;
 use super::steward::Act;
 use crate::documents::Opened;
@@ -245,6 +246,23 @@ impl SpaceCore {
             told_changes: 0,
             own_written: 0,
         }
+    }
+
+    /// Bounds what is stored while this device is a relay; before anything is taken in.
+    #[must_use]
+    pub fn with_relay_quota(mut self, quota: RelayQuota) -> Self {
+        self.state.limit_relay(quota);
+        self
+    }
+
+    /// Whether [`SpaceCore::note_stored`] is to be told what is stored.
+    pub fn measures_stored(&self) -> bool {
+        self.state.measures()
+    }
+
+    /// Takes note of bytes of an author that were stored before.
+    pub fn note_stored(&mut self, author: DeviceId, bytes: u64) {
+        self.state.note_stored(author, bytes);
     }
 
     /// Takes in what the log holds, run by run in the order of arrival, before the first event.
@@ -529,6 +547,8 @@ impl SpaceCore {
         self.engine.handle(event, clock.now_ms, &self.state, random, &mut effects);
         for effect in effects {
             match effect {
+                SyncEffect::Ingest { run, .. } | SyncEffect::Branch { run, .. }
+                    if !self.state.has_room(run.author(), run.bytes().len() as u64) => {}
                 SyncEffect::Ingest { run, .. } => self.ingest(run.author(), run, clock, out),
                 SyncEffect::Contested { author } => self.contest(author, out),
                 SyncEffect::Branch { run, .. } => self.take_branch(run, clock, out),
@@ -556,6 +576,7 @@ impl SpaceCore {
             out.push(Effect::StoreKeys);
         }
         self.news = !planted(Bug::DependenciesForgotten);
+        self.state.note_stored(run.author(), run.bytes().len() as u64);
         self.open.keep(log, &run);
         self.batch.push(Filed { log, run });
     }

@@ -12,6 +12,7 @@ use syncline_model::{
 use syncline_sync::Replica;
 
 use super::keys::SpaceKeys;
+use super::quota::{RelayQuota, Stored};
 
 /// Epochs whose gossip is still understood: members learn of a new one at different times.
 const GOSSIP_EPOCHS_MAX: usize = 4;
@@ -39,6 +40,8 @@ pub struct LogState {
     delivered: BTreeSet<(u32, DeviceId)>,
     /// Authors of whom a proof of their fork is held.
     proven: BTreeSet<DeviceId>,
+    /// How much is stored, for a relay.
+    stored: Stored,
 }
 
 impl LogState {
@@ -59,6 +62,7 @@ impl LogState {
             gossip_keys,
             delivered: BTreeSet::new(),
             proven: BTreeSet::new(),
+            stored: Stored::default(),
         };
         state.refresh_keys();
         state
@@ -70,6 +74,42 @@ impl LogState {
         (self.durable, self.taken, self.offered) = Default::default();
         (self.limited, self.limited_at) = Default::default();
         (self.delivered, self.proven) = Default::default();
+    }
+
+    /// Bounds what is stored while this device is a relay.
+    pub(super) fn limit_relay(&mut self, quota: RelayQuota) {
+        self.stored.limit(Some(quota));
+    }
+
+    /// Whether what is stored is to be measured: a relay has a quota, and a device that nobody admitted may become one.
+    pub(super) fn measures(&self) -> bool {
+        self.stored.is_limited() && self.role().is_none_or(|role| role == Role::Relay)
+    }
+
+    /// The logs of which anything is stored.
+    pub(super) fn stored_logs(&self) -> Vec<DeviceId> {
+        self.durable.iter().map(|(log, _)| *log).collect()
+    }
+
+    /// Takes note of stored bytes of an author.
+    pub(super) fn note_stored(&mut self, author: DeviceId, bytes: u64) {
+        if self.stored.is_limited() {
+            self.stored.add(author, bytes);
+        }
+    }
+
+    /// Whether a run may be stored, as far as a relay's quota goes.
+    pub(super) fn has_room(&mut self, author: DeviceId, bytes: u64) -> bool {
+        if self.role() != Some(Role::Relay) || author == self.device.id() {
+            return true;
+        }
+        let is_steward = self.membership().steward() == Some(author);
+        self.stored.has_room(author, is_steward, bytes)
+    }
+
+    /// What a relay does not keep for want of room, in words.
+    pub(super) fn quota_problems(&self) -> Vec<String> {
+        self.stored.problems()
     }
 
     /// This device.
@@ -301,7 +341,9 @@ impl Replica for LogState {
     }
 
     fn worth(&self, author: &DeviceId) -> u64 {
-        self.admission.worth(author)
+        let worth = self.admission.worth(author);
+        // Beyond its quota nothing is pulled, and what is sent all the same is left alone.
+        if self.stored.is_full(author) { worth.min(self.taken.sequence(author)) } else { worth }
     }
 
     fn log_of(&self, author: &DeviceId, sequence: u64, id: &OperationId) -> Option<DeviceId> {

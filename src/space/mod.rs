@@ -21,6 +21,7 @@ pub mod keys;
 pub mod log_state;
 mod opening;
 pub(crate) mod pump;
+pub mod quota;
 mod refusal;
 pub mod replica;
 mod sponsor;
@@ -30,10 +31,12 @@ mod testimony;
 mod tests;
 #[cfg(test)]
 mod unknown_kinds;
+pub mod withheld;
 
 pub use self::branch_head::{BranchHead, ParseBranchHeadError};
 pub use self::core::{Clock, SpaceCore, WriteError};
 pub use handle::{Space, Watch};
 pub use keys::SpaceKeys;
+pub use quota::RelayQuota;
 pub use replica::SpaceReplica;
 pub use steward::Act;

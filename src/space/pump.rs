@@ -17,8 +17,8 @@ use syncline_model::membership::{Certificate, KeyDelivery};
 use syncline_model::{DeviceId, DeviceKey, DocumentKey, ReplicationSecret, Role, SpaceId, SpaceTag};
 use syncline_storage::{LogReader, StorageError};
 use syncline_sync::{
-    Effect as SyncEffect, Event as SyncEvent, FrameId, Message as SyncMessage, PeerStatus, Replica, Request, RequestId,
-    Token,
+    Effect as SyncEffect, Event as SyncEvent, FrameId, Message as SyncMessage, Misbehaviour, PeerStatus, Replica,
+    Request, RequestId, Token,
 };
 use tokio::sync::{Semaphore, mpsc as async_mpsc, oneshot, watch};
 
@@ -33,7 +33,7 @@ use crate::documents::{
     Version,
 };
 use crate::error::Error;
-use crate::network::{self, GossipId, Network, Protocol, Reply, Topic};
+use crate::network::{self, Fault, GossipId, Network, Protocol, Reply, Topic};
 use crate::node::Notice;
 use crate::node::info::{InvitationInfo, MemberInfo, MembershipEvent, SpacePeer, UncountedStretch};
 
@@ -573,6 +573,7 @@ impl Pump {
             }
             SyncEffect::Misbehaved { peer, reason } => {
                 tracing::warn!(space = %self.space().short(), peer = %peer.short(), ?reason, "a peer misbehaved");
+                network.blame(peer, fault(reason));
             }
             SyncEffect::Equivocation { author, sequence, peer } => {
                 tracing::error!(
@@ -686,6 +687,7 @@ impl Pump {
                 .chain(members::problems(core.state()))
                 .chain(members::refusals(core.state(), &core.engine().status(core.state()).peers))
                 .chain(self.lost_problems())
+                .chain(self.replica.problems(self.clock()))
                 .collect(),
         }
     }
@@ -702,6 +704,19 @@ fn sync(event: SyncEvent) -> Input {
 /// An asker that went away does not concern the space.
 fn ignore_gone<T, E>(_sent: Result<T, E>) -> Result<(), StorageError> {
     Ok(())
+}
+
+/// What the network calls it.
+fn fault(reason: Misbehaviour) -> Fault {
+    match reason {
+        Misbehaviour::MalformedResponse => Fault::MalformedResponse,
+        Misbehaviour::OversizedPage => Fault::OversizedPage,
+        Misbehaviour::MalformedRun => Fault::MalformedRun,
+        Misbehaviour::NotAskedFor => Fault::NotAskedFor,
+        Misbehaviour::BadSignature => Fault::BadSignature,
+        // What is new in the engine and has no name here yet is an answer that was not expected in any case.
+        _ => Fault::UnexpectedResponse,
+    }
 }
 
 fn verdict_for_network(verdict: syncline_sync::Verdict) -> network::Verdict {

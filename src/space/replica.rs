@@ -11,11 +11,14 @@ use syncline_model::membership::{Facts, KeyDelivery};
 use syncline_model::planted::{Bug, planted};
 use syncline_model::{ContentKey, DeviceId, DeviceKey, ForkProof, Run, Strings};
 use syncline_storage::{AuthorRange, LogReader, SpaceLog, StorageError};
-use syncline_sync::{Effect as SyncEffect, Event as SyncEvent, Range, RequestId, Response, Serving, Verdict};
+use syncline_sync::{
+    Effect as SyncEffect, Event as SyncEvent, Range, Replica as _, RequestId, Response, Serving, Verdict,
+};
 
 use super::core::{Clock, Effect, Event, SpaceCore, WriteError};
 use super::join::JoinRefusal;
 use super::opening::Keyring;
+use super::withheld::{Sight, Withheld};
 use crate::documents::{
     Answer, ChangeEvent, Desk, DeskConfig, DocumentError, Input as DeskInput, Job, LARGE_DOCUMENT_BYTES, LogOperations,
     Output as DeskOutput, StringMode, Version,
@@ -88,6 +91,7 @@ pub struct SpaceReplica {
     keyring: Keyring,
     /// Keys came after operations that they open had been left out of the documents.
     documents_outdated: bool,
+    withheld: Withheld,
     outputs: Vec<Output>,
 }
 
@@ -125,12 +129,28 @@ impl SpaceReplica {
                 break;
             }
         }
+        if core.measures_stored() {
+            let logs: Vec<DeviceId> = core.state().stored_logs();
+            for log in logs {
+                core.note_stored(log, reader.stored_bytes(&log)?);
+            }
+        }
         desk.set_strings(string_mode(&core));
         keyring.renew(core.state());
         // Documents that show what does not count any more are made anew.
         let admitted = core.state().admission().admitted();
         let documents_outdated = desk.applied_logs().iter().any(|(log, applied)| admitted.sequence(log) < *applied);
-        Ok(Self { core, desk, log, reader, index_due_ms: None, keyring, documents_outdated, outputs: Vec::new() })
+        Ok(Self {
+            core,
+            desk,
+            log,
+            reader,
+            index_due_ms: None,
+            keyring,
+            documents_outdated,
+            withheld: Withheld::default(),
+            outputs: Vec::new(),
+        })
     }
 
     /// Opens what the documents have not seen yet; once, before the first input.
@@ -246,6 +266,27 @@ impl SpaceReplica {
         Ok(None)
     }
 
+    /// Looks whether peers keep something back that membership may depend on.
+    fn look_for_withheld(&mut self, clock: Clock) {
+        let (state, engine) = (self.core.state(), self.core.engine());
+        let steward = state.membership().steward();
+        let sight = Sight {
+            steward,
+            held: steward.map_or(0, |steward| state.taken(&steward).0),
+            wanted: state.wanted(),
+            claims: steward.map(|steward| engine.claims(&steward)).unwrap_or_default(),
+            peers: engine.peers().collect(),
+        };
+        self.withheld.look(sight, clock.now_ms);
+    }
+
+    /// What a person should know, in words: what peers may keep back, and what a relay does not keep.
+    pub fn problems(&self, clock: Clock) -> Vec<String> {
+        let mut problems = self.withheld.problems(clock.now_ms);
+        problems.extend(self.core.state().quota_problems());
+        problems
+    }
+
     /// Makes durable what the inputs since the last call wrote, and follows up until nothing is left to write.
     ///
     /// After an error the replica is of no use any more: what it shows may not be on the disk.
@@ -253,6 +294,7 @@ impl SpaceReplica {
         loop {
             let batch = self.core.take_batch();
             if batch.is_empty() {
+                self.look_for_withheld(clock);
                 self.stop_if_damaged()?;
                 return self.write_index_when_due(clock);
             }

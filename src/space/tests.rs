@@ -4,6 +4,7 @@
 
 mod attacks;
 mod membership;
+mod relays;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -139,7 +140,7 @@ impl Net {
 
     fn core(key: &DeviceKey, keys: SpaceKeys) -> SpaceCore {
         let engine = Engine::new(Config { anti_entropy_ms: 10_000, ..Config::default() });
-        let mut core = SpaceCore::new(key.clone(), keys, engine);
+        let mut core = SpaceCore::new(key.clone(), keys, engine).with_relay_quota(relays::QUOTA);
         // Time passes quickly here; a test about witnesses says when.
         core.witness_after(u64::MAX);
         core

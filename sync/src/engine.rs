@@ -219,6 +219,17 @@ impl Engine {
         }
     }
 
+    /// The peers with which the space is reconciled.
+    pub fn peers(&self) -> impl Iterator<Item = DeviceId> + '_ {
+        self.peers.keys().copied()
+    }
+
+    /// How much of an author's log peers were heard to hold, of those who hold more than is held here.
+    pub fn claims(&self, author: &DeviceId) -> Vec<(DeviceId, u64)> {
+        let claim = |(id, peer): (&DeviceId, &Peer)| Some((*id, peer.ahead.get(author)?.sequence));
+        self.peers.iter().filter_map(claim).collect()
+    }
+
     /// What is kept in memory.
     pub fn load(&self) -> Load {
         Load {

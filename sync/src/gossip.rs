@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use syncline_model::canonical::{self, DecodeError};
 use syncline_model::keys::{open, seal};
 use syncline_model::planted::{Bug, planted};
-use syncline_model::{DeviceId, Run, SpaceId, VerifiedRun};
+use syncline_model::{ContentKey, DeviceId, Run, SpaceId, VerifiedRun};
 
 use crate::delivery::Fate;
 use crate::engine::{Context, Engine};
@@ -76,8 +76,12 @@ impl Engine {
     /// Judges a frame and takes in what it carries.
     pub(crate) fn frame_arrived(&mut self, cx: &mut Context<'_>, bytes: &[u8], from: DeviceId, id: FrameId) {
         let verdict = match opened(cx, bytes) {
-            Ok(Frame::Run(run)) => self.run_arrived(cx, run, from),
-            Ok(Frame::Heads(heads)) => {
+            Ok((Frame::Run(run), renamed)) => match self.run_arrived(cx, run, from) {
+                // Whoever knows only the latest key could not open it, and would blame this device for forwarding it.
+                Verdict::Accept if renamed => Verdict::Ignore,
+                verdict => verdict,
+            },
+            Ok((Frame::Heads(heads), _)) => {
                 if !planted(Bug::AnnouncementIgnored) {
                     self.learn(cx, from, &heads);
                 }
@@ -139,7 +143,8 @@ impl Engine {
     }
 }
 
-fn opened(cx: &Context<'_>, bytes: &[u8]) -> Result<Frame, Verdict> {
+/// What a frame carries, and whether it is sealed under a key that gossip has no more.
+fn opened(cx: &Context<'_>, bytes: &[u8]) -> Result<(Frame, bool), Verdict> {
     if bytes.len() > GOSSIP_FRAME_BYTES_MAX {
         return Err(Verdict::Reject);
     }
@@ -147,12 +152,13 @@ fn opened(cx: &Context<'_>, bytes: &[u8]) -> Result<Frame, Verdict> {
     if keys.is_empty() {
         return Err(Verdict::Ignore);
     }
-    let plain = keys.iter().find_map(|key| open(key, &data, bytes).ok()).ok_or(Verdict::Reject)?;
+    let under = |(age, key): (usize, &ContentKey)| Some((open(key, &data, bytes).ok()?, age > 0));
+    let (plain, renamed) = keys.iter().enumerate().find_map(under).ok_or(Verdict::Reject)?;
     let frame = canonical::decode(&plain, FRAME).map_err(|error| verdict_on(&error))?;
     if let Frame::Heads(heads) = &frame {
         check_entries(heads).map_err(|error| verdict_on(&error))?;
     }
-    Ok(frame)
+    Ok((frame, renamed))
 }
 
 /// What a newer release wrote is not to be judged here.

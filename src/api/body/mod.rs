@@ -21,7 +21,8 @@ pub use members::{
     RoleRequest, SpaceChange,
 };
 pub use node::{
-    BackupRequest, ConnectRequest, ConnectedPeer, ConnectionDirection, Health, Peer, PeerList, PeerStanding,
+    BackupRequest, BanRequest, BannedPeer, ConnectRequest, ConnectedPeer, ConnectionDirection, Health, Peer, PeerFault,
+    PeerList, PeerStanding,
 };
 pub use spaces::{
     CreatedSpace, Invitation, InvitationRequest, InvitedRole, JoinRequest, NewSpace, SpaceList, StringsName,

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use crate::network;
 
-/// The peers that are connected or kept.
+/// The peers that are connected, kept or banned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerList {
     /// By device.
@@ -65,6 +65,53 @@ pub struct Peer {
     pub agent: Option<String>,
     /// The protocols that it says it speaks.
     pub protocols: Vec<String>,
+    /// The points of its faults that are not forgotten; at 100 it is banned for some time.
+    #[serde(default)]
+    pub score: u32,
+    /// What it did that no correct peer does.
+    #[serde(default)]
+    pub faults: Vec<PeerFault>,
+    /// Until when it is banned, in milliseconds since 1970.
+    #[serde(default)]
+    pub banned_until_ms: Option<u64>,
+    /// Whether a person banned it.
+    #[serde(default)]
+    pub banned_by_person: bool,
+    /// Gossip frames of it that were dropped unopened, since it sent more than it may.
+    #[serde(default)]
+    pub frames_limited: u64,
+    /// Requests of it that were dropped unread, since it asked more than it may.
+    #[serde(default)]
+    pub requests_limited: u64,
+}
+
+/// How often a peer was at one fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PeerFault {
+    /// What it did: `bad-signature`, `malformed-run`, `malformed-response`, `unexpected-response`, `not-asked-for`,
+    /// `oversized-page`, `invalid-gossip`, `malformed-request` or `flood`.
+    pub fault: String,
+    /// How often.
+    pub count: u64,
+    /// When it did so last, in milliseconds since 1970.
+    pub last_ms: u64,
+}
+
+/// For how long to ban a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BanRequest {
+    /// For so many milliseconds from now.
+    pub lasts_ms: u64,
+}
+
+/// A peer that was banned by a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BannedPeer {
+    /// Its device id.
+    pub device: String,
+    /// Until when, in milliseconds since 1970.
+    pub until_ms: u64,
 }
 
 impl From<network::PeerInfo> for Peer {
@@ -92,7 +139,25 @@ impl From<network::PeerInfo> for Peer {
             latency_us: peer.latency_us,
             agent: peer.agent,
             protocols: peer.protocols,
+            score: peer.conduct.score,
+            faults: peer.conduct.faults.into_iter().map(PeerFault::from).collect(),
+            banned_until_ms: peer.conduct.banned_until_ms,
+            banned_by_person: peer.conduct.banned_by_person,
+            frames_limited: peer.conduct.frames_limited,
+            requests_limited: peer.conduct.requests_limited,
         }
+    }
+}
+
+impl From<network::FaultCount> for PeerFault {
+    fn from(fault: network::FaultCount) -> Self {
+        Self { fault: fault.fault.name().to_owned(), count: fault.count, last_ms: fault.last_ms }
+    }
+}
+
+impl From<network::Ban> for BannedPeer {
+    fn from(ban: network::Ban) -> Self {
+        Self { device: ban.device.to_string(), until_ms: ban.until_ms }
     }
 }
 

@@ -95,10 +95,13 @@ impl Driver {
             let _gone = done.send(self.keep_connected(device));
             return;
         }
+        // Naming a peer takes back that it was disconnected on purpose.
+        if let Some(Err(error)) = device.map(|device| self.name_again(device)) {
+            let _gone = done.send(Err(error));
+            return;
+        }
         let options = match device.and_then(|device| peer_of(device).ok()) {
             Some(peer) => {
-                // Naming a peer takes back that it was disconnected on purpose.
-                self.swarm.behaviour_mut().blocked.unblock_peer(peer);
                 // The schedule may be dialling it at an old address; this dial must not be held back by that one.
                 DialOpts::peer_id(peer)
                     .addresses(vec![bare])
@@ -127,8 +130,7 @@ impl Driver {
 
     /// Keeps connected to a device, now or as soon as it can be reached.
     pub(super) fn keep(&mut self, device: DeviceId, addresses: Vec<Multiaddr>) {
-        let Ok(peer) = peer_of(device) else { return };
-        if device == self.device || self.swarm.behaviour().blocked.blocked_peers().contains(&peer) {
+        if peer_of(device).is_err() || device == self.device || self.parted.contains(&device) {
             return;
         }
         let connected = self.peers.is_connected(device);
@@ -143,6 +145,7 @@ impl Driver {
     pub(super) fn disconnect(&mut self, device: DeviceId) {
         let Ok(peer) = peer_of(device) else { return };
         self.redial.forget(device);
+        self.parted.insert(device);
         // Closes its connections and denies new ones: otherwise the peer, which does not know, would be back at once.
         self.swarm.behaviour_mut().blocked.block_peer(peer);
         self.peers.prune(device, &self.redial);
@@ -184,11 +187,16 @@ impl Driver {
             Some(Dial::Asked { address, done }) => {
                 let denied = matches!(error, DialError::Denied { .. });
                 // An address that does not name its peer turned out to lead to one that was disconnected on purpose.
-                if denied && peer.is_some_and(|peer| self.swarm.behaviour_mut().blocked.unblock_peer(peer)) {
-                    self.connect(address, done);
-                    return;
+                let named = peer.filter(|_| denied).and_then(|peer| device_of(&peer).ok());
+                match named.map(|device| self.name_again(device)) {
+                    Some(Ok(true)) => self.connect(address, done),
+                    Some(Err(banned)) => {
+                        let _gone = done.send(Err(banned));
+                    }
+                    Some(Ok(false)) | None => {
+                        let _gone = done.send(Err(connect_error(address, error)));
+                    }
                 }
-                let _gone = done.send(Err(connect_error(address, error)));
             }
             None => {}
         }

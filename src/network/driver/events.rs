@@ -11,6 +11,7 @@ use libp2p::{Multiaddr, PeerId, gossipsub, identify, mdns, ping};
 use tokio::sync::oneshot;
 
 use super::super::behaviour::BehaviourEvent;
+use super::super::conduct::Passage;
 use super::super::config::{MAX_GOSSIP_FRAME, MAX_PENDING_REPLIES, Protocol};
 use super::super::error::RequestError;
 use super::super::event::{GossipId, NetworkEvent, Reply, Verdict};
@@ -126,6 +127,16 @@ impl Driver {
             gossipsub::Event::Message { propagation_source, message_id, message } => {
                 let Ok(from) = device_of(&propagation_source) else { return };
                 let id = GossipId(message_id);
+                match self.conduct.frame(from, message.data.len(), self.now_ms()) {
+                    Passage::Passed => {}
+                    limited => {
+                        self.report(&id, from, Verdict::Ignore);
+                        if limited == Passage::Banned {
+                            self.banned(from);
+                        }
+                        return;
+                    }
+                }
                 match message.topic.as_str().parse::<Topic>() {
                     Ok(topic) if message.data.len() <= MAX_GOSSIP_FRAME => {
                         self.emit(NetworkEvent::Gossip { from, topic, data: message.data, id });
@@ -208,12 +219,22 @@ impl Driver {
         id: InboundRequestId,
     ) {
         let Ok(device) = device_of(&peer) else { return };
+        match self.conduct.request(device, self.now_ms()) {
+            Passage::Passed => {}
+            limited => {
+                tracing::debug!(%device, %id, "a request is refused: its sender asks too much");
+                if limited == Passage::Banned {
+                    self.banned(device);
+                }
+                return;
+            }
+        }
         if self.responses.len() >= MAX_PENDING_REPLIES {
             tracing::debug!(%device, %id, "a request is refused: too many wait for a response");
             return;
         }
         let (response, awaited) = oneshot::channel();
-        self.await_response(protocol, channel, awaited);
+        self.await_response(device, protocol, channel, awaited);
         let reply = Reply { response, _share: request.share };
         self.emit(NetworkEvent::Request { peer: device, protocol, bytes: request.bytes, reply });
     }

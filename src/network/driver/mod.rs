@@ -4,6 +4,7 @@
 //! Commands and responses are always taken; the swarm is polled only while every event so far has found room in the
 //! reader's queue.
 
+mod bans;
 mod dials;
 mod events;
 
@@ -23,6 +24,7 @@ use syncline_model::DeviceId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::behaviour::{Behaviour, BehaviourEvent};
+use super::conduct::{Conduct, Fault, Figures};
 use super::config::{
     MAX_GOSSIP_FRAME, MAX_OUTSTANDING_REQUESTS, MAX_TOPICS, NetworkConfig, Protocol, SHUTDOWN_TIMEOUT,
 };
@@ -44,17 +46,18 @@ pub(super) struct DriverParts {
     pub(super) events: mpsc::Sender<NetworkEvent>,
     pub(super) listening: watch::Sender<Arc<[Multiaddr]>>,
     pub(super) metrics: Metrics,
+    pub(super) figures: Figures,
 }
 
 /// A response of the node to a peer, or none if it refuses.
-type Response = (Protocol, ResponseChannel<Vec<u8>>, Option<Vec<u8>>);
+type Response = (DeviceId, Protocol, ResponseChannel<Vec<u8>>, Option<Vec<u8>>);
 
 /// What the loop does next.
 enum Step {
     Command(Option<Command>),
     Response(Response),
     Swarm(SwarmEvent<BehaviourEvent>),
-    Dial,
+    Due,
 }
 
 /// The owner of all state.
@@ -70,6 +73,10 @@ pub(super) struct Driver {
     kinds: Vec<Kind>,
     peers: PeerTable,
     redial: Redial,
+    conduct: Conduct,
+    /// Devices that were disconnected on purpose.
+    parted: BTreeSet<DeviceId>,
+    began: (Instant, SystemTime),
     dials: HashMap<ConnectionId, Dial>,
     topics: BTreeSet<Topic>,
     requests: BTreeMap<(Protocol, OutboundRequestId), oneshot::Sender<RequestResult>>,
@@ -79,7 +86,9 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(parts: DriverParts, device: DeviceId, config: &NetworkConfig) -> Self {
-        Self {
+        let began = now();
+        let conduct = Conduct::new(config.rates, &config.bans, parts.figures, milliseconds_since_1970(began.1));
+        let mut driver = Self {
             swarm: parts.swarm,
             commands: parts.commands,
             events: parts.events,
@@ -90,12 +99,18 @@ impl Driver {
             kinds: [Kind::Tcp, Kind::Quic].into_iter().filter(|kind| kind.enabled(config)).collect(),
             peers: PeerTable::default(),
             redial: Redial::default(),
+            conduct,
+            parted: BTreeSet::new(),
+            began,
             dials: HashMap::new(),
             topics: BTreeSet::new(),
             requests: BTreeMap::new(),
             responses: FuturesUnordered::new(),
             response_bytes: config.limits.response_bytes,
-        }
+        };
+        let banned: Vec<DeviceId> = driver.conduct.banned().collect();
+        banned.into_iter().for_each(|device| driver.refuse(device));
+        driver
     }
 
     /// The swarm, for starting to listen.
@@ -106,7 +121,7 @@ impl Driver {
     /// Runs until shut down, or until nobody holds the network any more.
     pub(super) async fn run(mut self) {
         let done = loop {
-            let due = self.redial.next_due();
+            let due = self.redial.next_due().into_iter().chain(self.next_ban_end()).min();
             let step = tokio::select! {
                 command = self.commands.recv() => Step::Command(command),
                 Some(response) = self.responses.next(), if !self.responses.is_empty() => Step::Response(response),
@@ -119,15 +134,18 @@ impl Driver {
                     continue;
                 }
                 event = self.swarm.select_next_some(), if self.outbox.is_empty() => Step::Swarm(event),
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => Step::Dial,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => Step::Due,
             };
             match step {
                 Step::Command(None) => break None,
                 Step::Command(Some(Command::Shutdown { done })) => break Some(done),
                 Step::Command(Some(command)) => self.on_command(command),
-                Step::Response((protocol, channel, bytes)) => self.respond(protocol, channel, bytes),
+                Step::Response((device, protocol, channel, bytes)) => self.respond(device, protocol, channel, bytes),
                 Step::Swarm(event) => self.on_swarm_event(event),
-                Step::Dial => self.dial_due(),
+                Step::Due => {
+                    self.end_bans();
+                    self.dial_due();
+                }
             }
         };
         self.close().await;
@@ -186,8 +204,15 @@ impl Driver {
                 self.redial.forget(peer);
                 self.peers.prune(peer, &self.redial);
             }
+            Command::Blame { peer, fault } => self.blame(peer, fault),
+            Command::Ban { peer, lasts, done } => {
+                let _gone = done.send(self.ban(peer, lasts));
+            }
+            Command::Unban { peer, done } => {
+                let _gone = done.send(self.unban(peer));
+            }
             Command::Peers { done } => {
-                let _gone = done.send(self.peers.infos(&self.redial, Instant::now()));
+                let _gone = done.send(self.infos());
             }
             Command::Unreached { done } => {
                 let _gone = done.send(self.unreached());
@@ -232,6 +257,9 @@ impl Driver {
 
     fn report(&mut self, id: &GossipId, from: DeviceId, verdict: Verdict) {
         let Ok(peer) = peer_of(from) else { return };
+        if verdict == Verdict::Reject {
+            self.blame(from, Fault::InvalidGossip);
+        }
         let acceptance = match verdict {
             Verdict::Accept => MessageAcceptance::Accept,
             Verdict::Ignore => MessageAcceptance::Ignore,
@@ -262,12 +290,20 @@ impl Driver {
     }
 
     /// Sends a response; dropping the channel instead closes the stream, which the peer takes for a refusal.
-    fn respond(&mut self, protocol: Protocol, channel: ResponseChannel<Vec<u8>>, bytes: Option<Vec<u8>>) {
+    fn respond(
+        &mut self,
+        device: DeviceId,
+        protocol: Protocol,
+        channel: ResponseChannel<Vec<u8>>,
+        bytes: Option<Vec<u8>>,
+    ) {
         let Some(bytes) = bytes else { return };
         if bytes.len() > self.response_bytes {
             tracing::error!(bytes = bytes.len(), "a response over the limit is not sent");
             return;
         }
+        let now_ms = self.now_ms();
+        self.conduct.served(device, bytes.len(), now_ms);
         if self.swarm.behaviour_mut().requests(protocol).send_response(channel, bytes).is_err() {
             tracing::debug!("a response came after its peer had given up");
         }
@@ -276,11 +312,12 @@ impl Driver {
     /// Waits for the node's response to one request.
     fn await_response(
         &mut self,
+        device: DeviceId,
         protocol: Protocol,
         channel: ResponseChannel<Vec<u8>>,
         response: oneshot::Receiver<Vec<u8>>,
     ) {
-        self.responses.push(async move { (protocol, channel, response.await.ok()) }.boxed());
+        self.responses.push(async move { (device, protocol, channel, response.await.ok()) }.boxed());
     }
 
     fn unreached(&self) -> Vec<Unreached> {
@@ -296,6 +333,12 @@ impl Driver {
 /// The two clocks: one to measure with, one to show.
 fn now() -> (Instant, SystemTime) {
     (Instant::now(), SystemTime::now())
+}
+
+/// Milliseconds since 1970.
+fn milliseconds_since_1970(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A random number from 0 to 1 that keeps nodes from acting in step.

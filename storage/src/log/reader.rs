@@ -187,6 +187,17 @@ impl LogReader {
         Ok(self.fetch(&plan)?.into_iter().map(|stored| stored.run).collect())
     }
 
+    /// How many bytes the stored runs of a log have, from the index alone.
+    pub fn stored_bytes(&self, author: &DeviceId) -> Result<u64, StorageError> {
+        let mut bytes = 0;
+        let range = AuthorRange { author: *author, after: 0, through: u64::MAX };
+        self.scan_author(range, &mut |planned| {
+            bytes += u64::from(planned.length);
+            ControlFlow::Continue(())
+        })?;
+        Ok(bytes)
+    }
+
     /// The first stored run of `author` that covers `sequence`.
     pub fn run_at(&self, author: &DeviceId, sequence: u64) -> Result<Option<Run>, StorageError> {
         let Some(after) = sequence.checked_sub(1) else { return Ok(None) };
