@@ -551,7 +551,7 @@ impl SpaceCore {
                     if !self.state.has_room(run.author(), run.bytes().len() as u64) => {}
                 SyncEffect::Ingest { run, .. } => self.ingest(run.author(), run, clock, out),
                 SyncEffect::Contested { author } => self.contest(author, out),
-                SyncEffect::Branch { run, .. } => self.take_branch(run, clock, out),
+                SyncEffect::Branch { run, wanted, .. } => self.take_branch(run, wanted, clock, out),
                 SyncEffect::Publish { bytes } => out.push(Effect::Publish { epoch: self.state.gossip_epoch(), bytes }),
                 other => out.push(Effect::Sync(other)),
             }

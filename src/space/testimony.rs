@@ -1,6 +1,6 @@
 //! What a device testifies of others: that it has seen their data, and that a log forked.
 
-use syncline_model::{DeviceId, ForkProof, Kind, OperationId, Run, RunSummary, VerifiedRun};
+use syncline_model::{DeviceId, ForkProof, Kind, Run, RunSummary, VerifiedRun};
 
 use super::core::{Clock, Effect, SpaceCore};
 
@@ -29,13 +29,8 @@ impl SpaceCore {
     }
 
     /// Takes a run of a branch: when it proves a fork that is not known, and when somebody built on it.
-    pub(super) fn take_branch(&mut self, run: VerifiedRun, clock: Clock, out: &mut Vec<Effect>) {
-        let author = run.author();
-        let forked = self.state.membership().forks().contains_key(&author);
-        let wanted = |(of, sequence, id): &(DeviceId, u64, OperationId)| {
-            *of == author && (run.last() <= *sequence || run.operation(*sequence).is_some_and(|found| found.id == *id))
-        };
-        if forked && !self.state.admission.wanted_by_id().iter().any(wanted) {
+    pub(super) fn take_branch(&mut self, run: VerifiedRun, wanted: bool, clock: Clock, out: &mut Vec<Effect>) {
+        if !wanted && self.state.membership().forks().contains_key(&run.author()) {
             return;
         }
         let Some((log, first)) = self.state.admission.branch_for(&RunSummary::of(&run)) else { return };

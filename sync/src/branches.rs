@@ -18,7 +18,7 @@ use crate::engine::{Asked, Context, Engine};
 use crate::event::{Effect, Misbehaviour, RequestId};
 use crate::limits::{
     ANTI_ENTROPY_MS, BRANCH_BYTES_MAX, CONTESTED_MS, FORKS_MAX, GAP_PATIENCE_MS, PAGE_BYTES_MAX, SEARCHES_MAX,
-    SERVING_PER_PEER_MAX,
+    SERVING_PER_PEER_MAX, WANTED_AUTHORS_MAX,
 };
 use crate::messages::{Page, Range, Request, Response};
 use crate::page::Serving;
@@ -112,7 +112,7 @@ impl Engine {
             };
             if (run.first()..=run.last()).any(|sequence| differs(&sequence)) {
                 self.searches.remove(&place);
-                cx.effects.push(Effect::Branch { run, peer });
+                cx.effects.push(Effect::Branch { run, peer, wanted: false });
                 return;
             }
             same = same.max(run.last());
@@ -141,7 +141,9 @@ impl Engine {
             return;
         }
         match first {
-            Some(first) if joins || first > run.first() => cx.effects.push(Effect::Branch { run, peer }),
+            Some(first) if joins || first > run.first() => {
+                cx.effects.push(Effect::Branch { run, peer, wanted: false });
+            }
             _ => self.search_fork(author, run.first() - 1, peer),
         }
     }
@@ -158,7 +160,15 @@ impl Engine {
 
     /// What is wanted by its id and no peer offers, the first one after what was fetched last, or the first of all.
     fn next_wanted(&self, cx: &Context<'_>) -> Option<(DeviceId, u64, OperationId)> {
-        let wanted = cx.replica.wanted_by_id();
+        let mut wanted = cx.replica.wanted_by_id();
+        // The first operations of authors that the membership does not know say what would make them known.
+        let strangers: BTreeSet<DeviceId> =
+            wanted.iter().map(|(author, ..)| *author).take(WANTED_AUTHORS_MAX).collect();
+        for run in strangers.iter().filter_map(|author| self.strangers.beginning(author)) {
+            let named = run.operations()[0].dependencies.iter();
+            let missing = named.filter(|on| cx.replica.log_of(&on.author, on.sequence, &on.id).is_none());
+            wanted.extend(missing.map(|on| (on.author, on.sequence, on.id)));
+        }
         let offered = |(author, sequence, _): &&(DeviceId, u64, OperationId)| {
             self.peers.values().any(|peer| peer.ahead.get(author).is_some_and(|ahead| ahead.sequence >= *sequence))
         };
@@ -244,7 +254,7 @@ impl Engine {
         fetch.target = expected;
         if expected.0 == 0 || cx.replica.log_of(&author, expected.0, &expected.1).is_some() {
             let runs = self.fetch.take().map(|fetch| fetch.runs).unwrap_or_default();
-            cx.effects.extend(runs.into_iter().rev().map(|run| Effect::Branch { run, peer }));
+            cx.effects.extend(runs.into_iter().rev().map(|run| Effect::Branch { run, peer, wanted: true }));
         }
     }
 

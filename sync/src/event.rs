@@ -212,6 +212,8 @@ pub enum Effect {
         run: VerifiedRun,
         /// Who sent it.
         peer: DeviceId,
+        /// Whether it was fetched since something builds on it.
+        wanted: bool,
     },
     /// Hand a sealed frame to gossip.
     Publish {

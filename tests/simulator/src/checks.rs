@@ -158,7 +158,32 @@ impl World {
             let Some(hosted) = self.hosted(number, space) else { return Some(format!("#{number} does not run")) };
             let state = hosted.replica.core().state();
             if state.role() != Some(member.role) {
-                return Some(format!("#{number} knows itself as {:?}", state.role()));
+                let forks = |number: usize| {
+                    let forks =
+                        self.hosted(number, space).map(|hosted| hosted.replica.core().state().membership().forks());
+                    let named = |(author, at): (&DeviceId, &u64)| (self.surroundings.number(author), *at);
+                    forks.map(|forks| forks.iter().map(named).collect::<Vec<_>>())
+                };
+                let id = self.surroundings.ids[number];
+                let came = |number: usize| {
+                    let hosted = self.hosted(number, space);
+                    let member =
+                        hosted.and_then(|hosted| hosted.replica.core().state().membership().members().get(&id));
+                    member.map(|member| {
+                        member
+                            .admissions
+                            .iter()
+                            .map(|by| (self.surroundings.number(&by.sponsor), by.sequence))
+                            .collect::<Vec<_>>()
+                    })
+                };
+                return Some(format!(
+                    "#{number} knows itself as {:?}, forks {:?}; the steward, forks {:?}, admitted it by {:?}",
+                    state.role(),
+                    forks(number),
+                    forks(plan.steward),
+                    came(plan.steward)
+                ));
             }
             let (vector, admission) = (state.vector(), state.admission());
             if let Some((author, (sequence, refusal))) =
@@ -169,7 +194,11 @@ impl World {
             }
             if self.honest_operations(admission.admitted()) != self.honest_operations(vector) {
                 let waiting = admission.waiting_operations();
-                return Some(format!("{waiting} operations wait at #{number} for {:?}", admission.wanted()));
+                return Some(format!(
+                    "{waiting} operations wait at #{number} for {:?}, by id {:?}",
+                    admission.wanted(),
+                    admission.wanted_by_id()
+                ));
             }
             let (other, expected) = *first.get_or_insert((number, vector));
             if !self.honest_entries(expected).eq(self.honest_entries(vector)) {
