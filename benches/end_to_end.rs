@@ -1,7 +1,8 @@
 //! The whole path, measured: two nodes of this process over loopback TCP, real files, real `fdatasync`.
 //!
 //! `cargo bench --bench end_to_end` prints a table; `-- --quick` takes a tenth of the records. Every figure that
-//! depends on the machine stands beside what the same machine can do at best, measured in the same run.
+//! depends on the machine stands beside what the same machine can do at best, measured in the same run. With
+//! `--features without-cryptography` the same path signs and seals nothing, to measure what that costs.
 
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
@@ -18,6 +19,7 @@ use syncline::documents::{Edit, Step};
 use syncline::node::info::InvitationTerms;
 use syncline::{Node, Role, Space, Strings};
 use syncline_model::DeviceKey;
+use syncline_model::keys::CRYPTOGRAPHY;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -28,9 +30,11 @@ async fn main() -> Outcome<()> {
     let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
     let records = cities(if quick { 5_700 } else { usize::MAX })?;
     let mut rows = Table::default();
+    let signed = if CRYPTOGRAPHY { "yes" } else { "NO: built to measure what it costs" };
+    rows.row("operations are signed and sealed", signed, "");
     let syncs = sync_rate(tempfile::tempdir()?.path())?;
     rows.row("fdatasync after a 256-byte append", format!("{syncs:.0}/s"), "");
-    rows.row("ed25519 signatures, one core", format!("{:.0}/s", signature_rate()), "");
+    rows.row("signatures, one core", format!("{:.0}/s", signature_rate()), "");
     if wanted("writes") {
         writes_alone(if quick { 300 } else { 2_000 }, &mut rows).await?;
         writes_together(if quick { 1_000 } else { 10_000 }, &mut rows).await?;

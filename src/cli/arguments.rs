@@ -326,7 +326,7 @@ pub(crate) struct ServeArguments {
     /// Do not use QUIC
     #[arg(long, env = "SYNCLINE_NO_QUIC", value_parser = BoolishValueParser::new())]
     pub(crate) no_quic: bool,
-    /// Memory for the loaded documents of each space, in MiB [default: 64]
+    /// Memory for the loaded documents of all spaces together, in MiB [default: 64]
     #[arg(long, value_name = "MIB", env = "SYNCLINE_DOCUMENT_CACHE_MIB",
           value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) document_cache_mib: Option<u32>,

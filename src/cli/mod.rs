@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use syncline_model::keys::CRYPTOGRAPHY;
 use tracing_subscriber::EnvFilter;
 
 use self::access::Access;
@@ -50,7 +51,7 @@ const COMMAND_LOG: &str = "off";
 /// Runs the command that the process was started with.
 pub(crate) fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    match start(arguments) {
+    match refuse_without_cryptography().and_then(|()| start(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.quiet => ExitCode::SUCCESS,
         Err(failure) => {
@@ -58,6 +59,15 @@ pub(crate) fn run() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// A build that signs and seals nothing must not touch anybody's data.
+fn refuse_without_cryptography() -> Result<(), Failure> {
+    if CRYPTOGRAPHY {
+        return Ok(());
+    }
+    let failure = Failure::new(Exit::Failed, "this build signs and seals nothing: it is for `cargo bench` alone");
+    Err(failure.hint("build it again without the feature `without-cryptography`"))
 }
 
 fn start(arguments: Arguments) -> Result<(), Failure> {

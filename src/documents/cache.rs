@@ -1,12 +1,13 @@
 //! The documents in memory: which are here, which are out with a job, and which go first when room is needed.
 //!
 //! Every document that a task concerns has a slot with a queue; tasks of one document run strictly in that order. A
-//! slot that is of no further use goes away, so that memory depends on what is open and on the cache's bytes alone.
+//! slot that is of no further use goes away, so that memory depends on what is open and on the node's bound alone.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use syncline_model::DocumentKey;
 
+use super::budget::CacheBudget;
 use super::snapshot::Loaded;
 
 /// Where a document is.
@@ -60,20 +61,21 @@ impl Slot {
     }
 }
 
-/// The slots, and the bound on what they hold.
+/// The slots, and the bound on what they hold together with those of other spaces.
 #[derive(Debug)]
 pub(super) struct Cache {
     slots: BTreeMap<DocumentKey, Slot>,
     idle: BTreeMap<u64, DocumentKey>,
     ticks: u64,
     bytes: usize,
-    bytes_max: usize,
+    budget: CacheBudget,
     loaded: usize,
 }
 
 impl Cache {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self { slots: BTreeMap::new(), idle: BTreeMap::new(), ticks: 0, bytes: 0, bytes_max, loaded: 0 }
+    pub(super) fn new(budget: CacheBudget) -> Self {
+        budget.join();
+        Self { slots: BTreeMap::new(), idle: BTreeMap::new(), ticks: 0, bytes: 0, budget, loaded: 0 }
     }
 
     /// Documents here, and what they take.
@@ -107,6 +109,7 @@ impl Cache {
         }
         let Place::Here(loaded) = place else { return None };
         self.bytes -= bytes;
+        self.budget.give_back(bytes);
         self.loaded -= 1;
         Some(loaded)
     }
@@ -116,6 +119,7 @@ impl Cache {
         drop(self.take(key));
         let bytes = loaded.as_ref().map_or(0, |loaded| loaded.document.memory_estimate() + key.as_str().len());
         self.bytes += bytes;
+        self.budget.take(bytes);
         self.loaded += usize::from(loaded.is_some());
         let slot = self.slot(key);
         slot.bytes = bytes;
@@ -156,7 +160,7 @@ impl Cache {
 
     /// Takes out the document that was idle the longest, if there is not enough room, or if `all` have to go.
     pub(super) fn evict(&mut self, all: bool) -> Option<(DocumentKey, Box<Loaded>)> {
-        if self.bytes <= self.bytes_max && !all {
+        if !all && !self.budget.is_exceeded(self.bytes) {
             return None;
         }
         let (_, key) = self.idle.pop_first()?;
@@ -169,5 +173,11 @@ impl Cache {
     /// The keys of all slots.
     pub(super) fn keys(&self) -> impl Iterator<Item = &DocumentKey> {
         self.slots.keys()
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.budget.leave(self.bytes);
     }
 }

@@ -38,6 +38,7 @@ use self::load::weight;
 use self::read::{Gather, Held, Reader};
 use self::transact::{Pending, SavedLineage};
 use self::watch::Watcher;
+use super::budget::CacheBudget;
 use super::cache::Cache;
 use super::catalog::{Catalog, CatalogEntry};
 use super::edit::StringMode;
@@ -70,8 +71,8 @@ pub struct DeskConfig {
     pub strings: StringMode,
     /// A key that never leaves this device; seals what is kept of documents in the index.
     pub seal_key: ContentKey,
-    /// Most bytes of documents kept in memory, those in use aside.
-    pub cache_bytes: usize,
+    /// Bounds the documents kept in memory, those in use aside; spaces of one node share it.
+    pub cache: CacheBudget,
     /// Estimated bytes from which jobs on a document go to a worker.
     pub large_document_bytes: usize,
 }
@@ -167,14 +168,14 @@ impl Desk {
     ) -> Result<Self, IndexError> {
         let catalog = Catalog::open(index, random)?;
         let unsettled = catalog.left_unsettled();
-        let DeskConfig { space, device, strings, seal_key, cache_bytes, large_document_bytes } = config;
+        let DeskConfig { space, device, strings, seal_key, cache, large_document_bytes } = config;
         let mut desk = Self {
             space,
             device,
             large_document_bytes,
             shared: Arc::new(Shared { operations, seal_key, strings }),
             catalog,
-            cache: Cache::new(cache_bytes),
+            cache: Cache::new(cache),
             lineage: SavedLineage::draw(0, random),
             tasks: BTreeMap::new(),
             next_task: 0,
@@ -306,6 +307,7 @@ impl Desk {
                 self.jobs_out -= 1;
                 self.finish(done, turn)
             }
+            Input::MakeRoom => Ok(()),
             Input::Close => self.close(turn),
         }
     }

@@ -41,6 +41,7 @@ pub use view::BYTES_KEY;
 // The desk: the documents of one space over its index and log.
 mod assemble;
 mod audit;
+mod budget;
 mod cache;
 mod catalog;
 mod desk;
@@ -55,6 +56,7 @@ mod snapshot;
 mod version;
 
 pub use audit::{AuditStart, Comparison, ReferenceSum, SumPage, Tally};
+pub use budget::CacheBudget;
 pub use desk::{CACHE_BYTES, Desk, DeskConfig, LARGE_DOCUMENT_BYTES};
 pub use error::DocumentError;
 pub use job::{Job, JobDone};

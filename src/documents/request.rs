@@ -58,6 +58,8 @@ pub enum Input {
     /// Forgets all that is derived from operations, to be followed by [`Input::Apply`] of all of them: operations
     /// lost their admission, or became readable after later ones of their author had been applied.
     Rebuild,
+    /// Lets go of documents if more are in memory than should be. Every other input does so as well.
+    MakeRoom,
     /// Asks for something; answered by one [`Output::Answer`].
     Query {
         /// Names the answer.

@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use syncline_model::SpaceId;
+use syncline_model::keys::CRYPTOGRAPHY;
 use syncline_storage::index::INDEX_CACHE_BYTES;
 use syncline_storage::{IndexKind, OpenOptions, Progress, Store};
 
@@ -19,11 +20,12 @@ use super::scrubbing::{SCRUB_BYTES_PER_SECOND, Scrub};
 use super::tokens::Tokens;
 use super::workshop::Workshop;
 use super::{Inner, Node, files, parse_address};
+use crate::documents::CacheBudget;
 use crate::error::Error;
 use crate::network::{Network, NetworkConfig, PeerRates};
 use crate::space::RelayQuota;
 
-/// Bytes of loaded documents that a node keeps in memory for each space unless it is told otherwise.
+/// Bytes of loaded documents that a node keeps in memory, for all spaces together, unless it is told otherwise.
 const DOCUMENT_CACHE_BYTES: usize = 64 << 20;
 
 /// Bytes of the disk that a node holds in reserve for when it is full, unless it is told otherwise.
@@ -144,7 +146,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Bytes of loaded documents to keep in memory, for each space.
+    /// Bytes of loaded documents to keep in memory, for all spaces together.
     #[must_use]
     pub fn document_cache_bytes(mut self, bytes: usize) -> Self {
         self.document_cache_bytes = bytes;
@@ -211,6 +213,9 @@ impl NodeBuilder {
 
     /// Opens the data directory and starts everything. Must be called within a tokio runtime.
     pub async fn start(mut self) -> Result<Node, Error> {
+        if !CRYPTOGRAPHY {
+            tracing::error!("this build signs and seals NOTHING: it is for measurements alone, never for data");
+        }
         let started = Instant::now();
         let directory = self.directory.clone().unwrap_or_else(|| PathBuf::from("."));
         let mut random: StdRng = rand::make_rng();
@@ -250,9 +255,9 @@ impl NodeBuilder {
             network: network.clone(),
             runtime: tokio::runtime::Handle::current(),
             started,
-            cache_bytes: self.document_cache_bytes,
             relay_quota: self.relay_quota,
             relay_spaces: self.relay_spaces.iter().copied().collect(),
+            cache: CacheBudget::new(self.document_cache_bytes),
         };
         let (commands, spaces) = Conductor::start(workshop, events, random).await?;
         let rate = self.scrub_bytes_per_second;

@@ -32,7 +32,7 @@ use crate::space::{SpaceCore, SpaceKeys};
 const COMMAND_QUEUE: usize = 64;
 /// Notices that may wait; those who send more wait for room.
 const NOTICE_QUEUE: usize = 1024;
-/// How often peers are asked again for admission, and known peers are written down.
+/// How often peers are asked again for admission, known peers are written down and spaces share room for documents.
 const ROUND: Duration = Duration::from_secs(5);
 /// Told of a space that has neither admitted this device nor is about to, as far as is known here.
 const NO_TICKET: &str = "nobody has admitted this device, as far as is known here; if it was restored from a backup, \
@@ -597,6 +597,11 @@ impl Conductor {
     }
 
     async fn round(&mut self) {
+        if self.workshop.cache.share_out() {
+            for hosted in self.spaces.values() {
+                hosted.link.send(Message::MakeRoom);
+            }
+        }
         let joining = |(_, hosted): &(&SpaceId, &Hosted)| hosted.ticket.is_some() && is_waiting(hosted);
         let waiting: Vec<SpaceId> = self.spaces.iter().filter(joining).map(|(space, _)| *space).collect();
         for space in waiting {

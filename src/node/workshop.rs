@@ -13,6 +13,7 @@ use super::builder::report;
 use super::conductor::Notice;
 use super::files::{self, SpaceFiles};
 use super::key_files::KeyFiles;
+use crate::documents::CacheBudget;
 use crate::error::Error;
 use crate::network::Network;
 use crate::space::pump::{self, Link, Surroundings};
@@ -28,10 +29,10 @@ pub(super) struct Workshop {
     pub(super) network: Option<Network>,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) started: Instant,
-    pub(super) cache_bytes: usize,
     pub(super) relay_quota: RelayQuota,
     /// The spaces to keep as a relay; none: all that were joined.
     pub(super) relay_spaces: BTreeSet<SpaceId>,
+    pub(super) cache: CacheBudget,
 }
 
 impl Workshop {
@@ -44,7 +45,7 @@ impl Workshop {
 
     fn open_replica(&self, core: SpaceCore, random: &mut StdRng) -> Result<SpaceReplica, Error> {
         let log = self.store.open_space(core.state().keys().space, &mut report)?;
-        Ok(SpaceReplica::open(core, log, &self.local_key, self.cache_bytes, random)?)
+        Ok(SpaceReplica::open(core, log, &self.local_key, self.cache.clone(), random)?)
     }
 
     /// Opens the space again from what is stored.

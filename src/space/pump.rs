@@ -106,6 +106,8 @@ pub(crate) enum Message {
     Answered { token: Token, response: Option<Vec<u8>>, beginning: u64 },
     /// A gossip frame arrived.
     Gossip { bytes: Vec<u8>, from: DeviceId, id: GossipId },
+    /// Other spaces are short of room for documents.
+    MakeRoom,
     /// The replica's deadline came.
     Tick,
     /// How is it?
@@ -472,6 +474,7 @@ impl Pump {
                 self.frames.insert(id, name);
                 sync(SyncEvent::Gossip { bytes, from, id })
             }
+            Message::MakeRoom => Input::Desk(DeskInput::MakeRoom),
             Message::Tick => Input::Core(Event::Tick),
             Message::Figures { reply } => return ignore_gone(reply.send(self.figures())),
             Message::Reader { reply } => return ignore_gone(reply.send(self.replica.log().reader())),

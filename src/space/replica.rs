@@ -20,8 +20,8 @@ use super::join::JoinRefusal;
 use super::opening::Keyring;
 use super::withheld::{Sight, Withheld};
 use crate::documents::{
-    Answer, ChangeEvent, Desk, DeskConfig, DocumentError, Input as DeskInput, Job, LARGE_DOCUMENT_BYTES, LogOperations,
-    Output as DeskOutput, StringMode, Version,
+    Answer, CacheBudget, ChangeEvent, Desk, DeskConfig, DocumentError, Input as DeskInput, Job, LARGE_DOCUMENT_BYTES,
+    LogOperations, Output as DeskOutput, StringMode, Version,
 };
 
 /// How often what the log holds is taken in again until all is known beforehand that decides what counts. Forks and
@@ -101,7 +101,7 @@ impl SpaceReplica {
         mut core: SpaceCore,
         mut log: SpaceLog,
         local_key: &ContentKey,
-        cache_bytes: usize,
+        cache: impl Into<CacheBudget>,
         random: &mut dyn CryptoRng,
     ) -> Result<Self, StorageError> {
         log.gather_index();
@@ -116,7 +116,7 @@ impl SpaceReplica {
             device: core.state().device_id(),
             strings: StringMode::default(),
             seal_key: local_key.clone(),
-            cache_bytes,
+            cache: cache.into(),
             large_document_bytes: LARGE_DOCUMENT_BYTES,
         };
         let operations = Arc::new(LogOperations::new(reader.clone(), opener));

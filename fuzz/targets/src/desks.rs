@@ -126,7 +126,7 @@ impl Replica {
             device: device(number),
             strings,
             seal_key: ContentKey([number; 32]),
-            cache_bytes,
+            cache: cache_bytes.into(),
             large_document_bytes,
         };
         let mut random = ChaCha8Rng::seed_from_u64(u64::from(number));

@@ -147,6 +147,7 @@ pub(super) fn refuse(input: &Input, turn: &mut Turn<'_>, error: impl Fn() -> Doc
         | Input::Aborted { token, .. } => turn.answer(*token, Err(error())),
         Input::Apply(_)
         | Input::Rebuild
+        | Input::MakeRoom
         | Input::Taken { .. }
         | Input::Unwatch { .. }
         | Input::Cancel { .. }

@@ -405,6 +405,35 @@ fn the_cache_stays_within_its_bound() {
 }
 
 #[test]
+fn the_spaces_of_a_node_share_one_bound() {
+    let bound = 200_000;
+    let budget = CacheBudget::new(bound);
+    let mut busy = Replica::with(1, &Arc::new(Ledger::default()), budget.clone(), LARGE_DOCUMENT_BYTES);
+    let mut late = Replica::with(2, &Arc::new(Ledger::default()), budget.clone(), LARGE_DOCUMENT_BYTES);
+    let held = |replica: &Replica| replica.desk.stats().loaded_bytes;
+    let fill = |replica: &mut Replica| {
+        for n in 0..150 {
+            replica.write(vec![put(&format!("k/{n}"), json!({"n": n}))]).unwrap();
+            assert!(budget.used_bytes() <= bound, "{} of {bound}", budget.used_bytes());
+        }
+    };
+    fill(&mut busy);
+    assert!(held(&busy) > bound * 3 / 4, "a space that is alone in using documents has all the room");
+    assert!(!budget.share_out(), "nobody was short of its share");
+    fill(&mut late);
+    assert!(held(&late) < bound / 2, "what another space holds is not taken away from here");
+    assert!(budget.share_out());
+    busy.handle(Input::MakeRoom);
+    assert!(held(&busy) <= bound / 2, "an idle space keeps no more than its share");
+    fill(&mut late);
+    assert!(held(&late) > bound / 3, "and the other one has the room");
+    assert_eq!(budget.used_bytes(), held(&busy) + held(&late));
+    drop(busy);
+    assert_eq!(budget.used_bytes(), held(&late), "a space that ends gives all of it back");
+    assert!(!budget.share_out(), "nobody was short of its share any more");
+}
+
+#[test]
 fn a_document_with_many_changes_is_loaded_from_its_snapshot() {
     let ledger = Arc::new(Ledger::default());
     // Nothing stays in memory.

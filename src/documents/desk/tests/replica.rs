@@ -103,7 +103,12 @@ impl Replica {
         Self::with(name, ledger, CACHE_BYTES, LARGE_DOCUMENT_BYTES)
     }
 
-    pub(super) fn with(name: u8, ledger: &Arc<Ledger>, cache_bytes: usize, large_document_bytes: usize) -> Self {
+    pub(super) fn with(
+        name: u8,
+        ledger: &Arc<Ledger>,
+        cache: impl Into<CacheBudget>,
+        large_document_bytes: usize,
+    ) -> Self {
         let index = MemoryIndex::new();
         let disk = Arc::new(MemoryDisk::new());
         let store = Store::assemble(disk, Arc::new(index.clone()), OpenOptions::default()).unwrap();
@@ -112,7 +117,7 @@ impl Replica {
             device: device(name),
             strings: StringMode::Scalar,
             seal_key: ContentKey([name; 32]),
-            cache_bytes,
+            cache: cache.into(),
             large_document_bytes,
         };
         let mut random = StdRng::seed_from_u64(u64::from(name));
