@@ -268,6 +268,14 @@ impl Admission {
         lacked.chain(resolved).find(|(author, sequence)| self.held(author) < *sequence)
     }
 
+    /// The operation that the first waiting one of a log lacks, as far as it is one of an author's own log.
+    pub fn lacked_by(&self, log: &DeviceId) -> Option<(DeviceId, u64)> {
+        match *self.lacks.get(log)? {
+            Lack::Operation(author, sequence) => Some((author, sequence)),
+            Lack::Branch(..) | Lack::Records(_) => None,
+        }
+    }
+
     /// Operations that waiting ones or records name and that are not held. Where peers do not offer them, since their
     /// author forked, they are to be had by their ids. Some may not exist: whoever waits for them may lie.
     pub fn wanted_by_id(&self) -> BTreeSet<(DeviceId, u64, OperationId)> {

@@ -547,8 +547,7 @@ impl SpaceCore {
         self.engine.handle(event, clock.now_ms, &self.state, random, &mut effects);
         for effect in effects {
             match effect {
-                SyncEffect::Ingest { run, .. } | SyncEffect::Branch { run, .. }
-                    if !self.state.has_room(run.author(), run.bytes().len() as u64) => {}
+                SyncEffect::Ingest { run, .. } | SyncEffect::Branch { run, .. } if !self.state.has_room(&run) => {}
                 SyncEffect::Ingest { run, .. } => self.ingest(run.author(), run, clock, out),
                 SyncEffect::Contested { author } => self.contest(author, out),
                 SyncEffect::Branch { run, wanted, .. } => self.take_branch(run, wanted, clock, out),

@@ -10,6 +10,7 @@ use syncline_model::{
     SpaceId, VerifiedRun, VersionVector,
 };
 use syncline_sync::Replica;
+use syncline_sync::limits::WANTED_AUTHORS_MAX;
 
 use super::keys::SpaceKeys;
 use super::quota::{RelayQuota, Stored};
@@ -99,12 +100,27 @@ impl LogState {
     }
 
     /// Whether a run may be stored, as far as a relay's quota goes.
-    pub(super) fn has_room(&mut self, author: DeviceId, bytes: u64) -> bool {
+    pub(super) fn has_room(&mut self, run: &VerifiedRun) -> bool {
+        let author = run.author();
         if self.role() != Some(Role::Relay) || author == self.device.id() {
             return true;
         }
         let is_steward = self.membership().steward() == Some(author);
-        self.stored.has_room(author, is_steward, bytes)
+        let for_membership = is_steward || run.first() <= self.needed_for_membership(&author);
+        self.stored.has_room(author, for_membership, run.bytes().len() as u64)
+    }
+
+    /// Up to where the steward's log waits for an author's, by itself or by what it waits for.
+    fn needed_for_membership(&self, author: &DeviceId) -> u64 {
+        let Some(mut waiting) = self.membership().steward() else { return 0 };
+        for _ in 0..WANTED_AUTHORS_MAX {
+            match self.admission.lacked_by(&waiting) {
+                Some((of, sequence)) if of == *author => return sequence,
+                Some((of, _)) => waiting = of,
+                None => return 0,
+            }
+        }
+        0
     }
 
     /// What a relay does not keep for want of room, in words.
@@ -343,7 +359,10 @@ impl Replica for LogState {
     fn worth(&self, author: &DeviceId) -> u64 {
         let worth = self.admission.worth(author);
         // Beyond its quota nothing is pulled, and what is sent all the same is left alone.
-        if self.stored.is_full(author) { worth.min(self.taken.sequence(author)) } else { worth }
+        match self.stored.is_full(author) {
+            true => worth.min(self.taken.sequence(author).max(self.needed_for_membership(author))),
+            false => worth,
+        }
     }
 
     fn log_of(&self, author: &DeviceId, sequence: u64, id: &OperationId) -> Option<DeviceId> {

@@ -1,9 +1,11 @@
 //! How much a relay stores for others, asked before anything is stored.
 //!
 //! A relay keeps what it cannot read, so only size can bound it. Each author has a quota, and so has the space; what is
-//! beyond is not taken, is nobody's fault, and other authors go on. The steward's log says who is a member, which a
-//! relay enforces for others: it has no quota of an author, and the last [`STEWARD_SHARE`]th of the space's is for it
-//! alone. What is stored already is served all the same.
+//! beyond is not taken, is nobody's fault, and other authors go on. What is stored already is served all the same.
+//!
+//! The steward's log says who is a member, which a relay enforces for others. An operation counts when all that it builds
+//! on is held, so the quota of an author bends for what the steward's log waits for, or one author could end what the
+//! relay learns of members. The quota of the space never bends; the last [`STEWARD_SHARE`]th of it is for these alone.
 //!
 //! Logs are chained, so nothing of a log can follow what was refused: its author is full from then on, until the space
 //! is opened again.
@@ -74,17 +76,17 @@ impl Stored {
         self.total = self.total.saturating_add(bytes);
     }
 
-    /// Whether a relay has room for more of an author; if not, it has none from then on.
-    pub(super) fn has_room(&mut self, author: DeviceId, is_steward: bool, bytes: u64) -> bool {
+    /// Whether a relay has room for more of an author, be it for membership or not; if not, it has none from then on.
+    pub(super) fn has_room(&mut self, author: DeviceId, for_membership: bool, bytes: u64) -> bool {
         let Some(quota) = self.quota else { return true };
-        if self.full.contains_key(&author) {
+        if !for_membership && self.full.contains_key(&author) {
             return false;
         }
         let of_author = self.authors.get(&author).copied().unwrap_or_default();
-        let for_steward = if is_steward { 0 } else { quota.space_bytes / STEWARD_SHARE };
-        let used_up = if self.total.saturating_add(bytes) > quota.space_bytes - for_steward {
+        let kept_free = if for_membership { 0 } else { quota.space_bytes / STEWARD_SHARE };
+        let used_up = if self.total.saturating_add(bytes) > quota.space_bytes - kept_free {
             UsedUp::Space
-        } else if !is_steward && of_author.saturating_add(bytes) > quota.author_bytes {
+        } else if !for_membership && of_author.saturating_add(bytes) > quota.author_bytes {
             UsedUp::Author
         } else {
             return true;
@@ -149,6 +151,7 @@ mod tests {
         assert!(store(&mut stored, QUIET, 100));
         assert!(store(&mut stored, STEWARD, 300), "the steward's log says who is a member");
         assert!(!store(&mut stored, LOUD, 0), "nothing follows what was refused");
+        assert!(stored.has_room(LOUD, true, 1), "unless the steward's log waits for it");
         assert_eq!(stored.full.keys().collect::<Vec<_>>(), [&LOUD]);
     }
 

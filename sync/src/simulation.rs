@@ -24,7 +24,7 @@ pub(crate) struct FakeReplica {
     writing: VecDeque<VerifiedRun>,
     pub(crate) writers: BTreeSet<DeviceId>,
     pub(crate) members: BTreeSet<DeviceId>,
-    gossip_key: ContentKey,
+    pub(crate) gossip_keys: Vec<ContentKey>,
     /// Reported in addition to what really waits.
     pub(crate) pretended_waiting: usize,
     /// Authors that are known to have forked, and where.
@@ -102,7 +102,7 @@ impl Replica for FakeReplica {
     }
 
     fn gossip_keys(&self) -> &[ContentKey] {
-        std::slice::from_ref(&self.gossip_key)
+        &self.gossip_keys
     }
 }
 
@@ -120,7 +120,7 @@ impl FakeReplica {
             writing: VecDeque::new(),
             writers: BTreeSet::new(),
             members: BTreeSet::new(),
-            gossip_key: ContentKey([7; 32]),
+            gossip_keys: vec![ContentKey([7; 32])],
             pretended_waiting: 0,
             forked: BTreeMap::new(),
             wanted_by_id: BTreeSet::new(),

@@ -412,6 +412,18 @@ fn frames_that_are_invalid_by_themselves_are_rejected_and_others_are_not() {
     );
 }
 
+#[test]
+fn a_frame_under_the_key_of_an_epoch_before_is_taken_in_and_not_forwarded() {
+    let mut simulation = Simulation::new(16, 2, CALM);
+    simulation.connect(0, 1);
+    simulation.nodes[1].replica.gossip_keys.insert(0, ContentKey([8; 32]));
+    let run = log(&device(1), 1, 20).remove(0);
+    let frame = run_frame(&run, &mut SeededRandom::new(3));
+    simulation.frame(0, 1, frame);
+    let counters = simulation.nodes[1].engine.counters();
+    assert_eq!((counters.operations_ingested, counters.gossip_accepted, counters.gossip_ignored), (1, 0, 1));
+}
+
 fn change_page(bytes: &[u8], change: impl Fn(&mut Page)) -> Vec<u8> {
     match Response::decode(bytes).unwrap() {
         Response::Page(mut page) => {
