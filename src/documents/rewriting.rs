@@ -87,7 +87,7 @@ impl Copy {
         match outcomes.pop() {
             Some(Ok(_)) => self.deleted = false,
             Some(Err(refused)) => {
-                self.reason = Some(format!("it cannot be applied to the document as it is now: {refused}"))
+                self.reason = Some(format!("it cannot be applied to the document as it is now: {refused}"));
             }
             None => {}
         }
@@ -133,7 +133,7 @@ mod tests {
         let second = put(&mut theirs, [2; ACTOR_BYTES], json!({"b": 2}));
         let lost = put(&mut mine, ACTOR, json!({"c": 3}));
         let key: DocumentKey = "k".parse().unwrap();
-        let mut rewriting = Rewriting::new(BTreeMap::from([(key.clone(), vec![first, second])]));
+        let mut rewriting = Rewriting::new(BTreeMap::from([(key, vec![first, second])]));
         let written = rewriting.write(&operation(2, "k", Action::Change(lost)), true);
         assert_eq!(written[0].value, Some(json!({"a": 1, "b": 2, "c": 3})));
         assert!(rewriting.write(&operation(3, "other", Action::Delete), true).is_empty(), "not asked for");

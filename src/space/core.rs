@@ -525,12 +525,18 @@ impl SpaceCore {
         debug_assert!(held, "an own operation follows the one before it");
         // A takeover counts once all is taken in again with it.
         debug_assert!(admitted.len() == 1 || kind == Kind::MEMBERSHIP, "an own operation builds on admitted ones");
-        for operation in &admitted {
-            self.state.take_notes(operation);
+        let mut lets_others_in = false;
+        for operation in admitted {
+            self.state.take_notes(&operation);
+            let own = operation.log == header.author && operation.sequence > head;
+            lets_others_in |= !own;
+            if !own && operation.kind == Kind::DATA && operation.fault.is_none() {
+                self.admitted.push(News::Foreign(operation));
+            }
         }
-        // Nobody else's operation can wait for one that was not sent, so what is admitted is this one. Dependencies
-        // that did not fit are still news.
-        self.news = overflow;
+        // Nobody else's operation can wait for one that was not sent; but a record may let in what is held already.
+        // That is news, and so are dependencies that did not fit.
+        self.news = overflow || lets_others_in;
         self.unwitnessed_since_ms = self.unwitnessed_since_ms.filter(|_| overflow);
         Ok(head + 1)
     }

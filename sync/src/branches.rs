@@ -85,13 +85,19 @@ impl Engine {
         }
     }
 
+    /// A search found nothing: should the peer still say that its log differs, another one begins.
+    fn search_in_vain(&mut self, place: (DeviceId, DeviceId)) {
+        self.searches.remove(&place);
+        self.forks.remove(&place);
+    }
+
     /// Looks at the page that a search brought.
     pub(crate) fn search_answered(&mut self, cx: &mut Context<'_>, peer: DeviceId, range: Range, page: &Page) {
         let place = (peer, range.author);
         let runs = match self.verified(cx, &[range], PAGE_BYTES_MAX, page) {
             Ok(runs) => runs,
             Err(Some(reason)) => {
-                self.searches.remove(&place);
+                self.search_in_vain(place);
                 return self.misbehaved(cx, peer, reason);
             }
             Err(None) => Vec::new(),
@@ -119,7 +125,7 @@ impl Engine {
         }
         // Nothing new: the peer has dropped what it said to hold, or says what is not so.
         if same == search.after || same >= search.differs_at {
-            self.searches.remove(&place);
+            self.search_in_vain(place);
         } else {
             search.after = same;
         }

@@ -252,6 +252,9 @@ impl Engine {
             Event::PeerGone { peer } => {
                 self.peers.remove(&peer);
                 self.flights.retain(|_, flight| flight.peer != peer);
+                // When it comes back it is compared anew, and so is how its logs differ.
+                self.forks.retain(|(of, _)| *of != peer);
+                self.searches.retain(|(of, _), _| *of != peer);
             }
             Event::Requested { peer, id, request } => self.requested(cx, peer, id, request),
             Event::Served { peer, bytes } => self.served(peer, bytes),

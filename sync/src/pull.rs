@@ -212,7 +212,9 @@ impl Engine {
     fn held_ranges(&mut self, cx: &mut Context<'_>, peer: DeviceId, ranges: Vec<Range>) -> (Vec<Range>, Vec<Forked>) {
         let (mut held, mut forked) = (Vec::new(), Vec::new());
         for range in ranges {
-            let durable = cx.replica.vector().sequence(&range.author);
+            // More than the vector tells of a log that was cut: whoever asks for that does not know why yet, and what
+            // it is given proves it.
+            let durable = cx.replica.durable(&range.author);
             if durable <= range.after {
                 continue;
             }
