@@ -337,6 +337,10 @@ impl SpaceCore {
             self.reconcile(SyncEvent::MembershipChanged, clock, random, out);
             self.duties_due = true;
         }
+        // The engine leaves alone whom the space refused, until it is told that this may be over.
+        if self.state.needs_anew() {
+            self.reconcile(SyncEvent::MembershipChanged, clock, random, out);
+        }
         if std::mem::take(&mut self.duties_due) {
             self.do_duties(clock, random, out);
         }

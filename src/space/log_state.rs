@@ -43,6 +43,8 @@ pub struct LogState {
     proven: BTreeSet<DeviceId>,
     /// How much is stored, for a relay.
     stored: Stored,
+    /// What the steward's log was last seen to wait for, of an author who is full.
+    needed: Option<(DeviceId, u64)>,
 }
 
 impl LogState {
@@ -64,6 +66,7 @@ impl LogState {
             delivered: BTreeSet::new(),
             proven: BTreeSet::new(),
             stored: Stored::default(),
+            needed: None,
         };
         state.refresh_keys();
         state
@@ -121,6 +124,13 @@ impl LogState {
             }
         }
         0
+    }
+
+    /// Tells once whenever the steward's log waits for something else of an author who is full.
+    pub(super) fn needs_anew(&mut self) -> bool {
+        let full = self.stored.full();
+        let needed = full.map(|author| (*author, self.needed_for_membership(author))).find(|(_, sequence)| *sequence > 0);
+        needed != std::mem::replace(&mut self.needed, needed) && needed.is_some()
     }
 
     /// What a relay does not keep for want of room, in words.

@@ -3,9 +3,9 @@
 //! A relay keeps what it cannot read, so only size can bound it. Each author has a quota, and so has the space; what is
 //! beyond is not taken, is nobody's fault, and other authors go on. What is stored already is served all the same.
 //!
-//! The steward's log says who is a member, which a relay enforces for others. An operation counts when all that it builds
-//! on is held, so the quota of an author bends for what the steward's log waits for, or one author could end what the
-//! relay learns of members. The quota of the space never bends; the last [`STEWARD_SHARE`]th of it is for these alone.
+//! The steward's log says who is a member, which a relay enforces for others. An operation counts when all that it
+//! builds on is held, so the quota of an author bends for what the steward's log waits for, or one author could end what
+//! the relay learns of members. The quota of the space never bends; the last [`STEWARD_SHARE`]th of it is for these alone.
 //!
 //! Logs are chained, so nothing of a log can follow what was refused: its author is full from then on, until the space
 //! is opened again.
@@ -100,6 +100,11 @@ impl Stored {
         self.full.contains_key(author)
     }
 
+    /// The authors of whom something was refused.
+    pub(super) fn full(&self) -> impl Iterator<Item = &DeviceId> {
+        self.full.keys()
+    }
+
     /// What is not kept, in words.
     pub(super) fn problems(&self) -> Vec<String> {
         let Some(quota) = self.quota else { return Vec::new() };
@@ -108,11 +113,13 @@ impl Stored {
             let author = author.short();
             match used_up {
                 UsedUp::Author => format!(
-                    "this relay keeps no more of device {author}: its quota of {} MiB is used up (`relay_author_quota_mib`)",
+                    "this relay keeps no more of device {author}: its quota of {} MiB is used up \
+                     (`relay_author_quota_mib`)",
                     mebibytes(quota.author_bytes)
                 ),
                 UsedUp::Space => format!(
-                    "this relay keeps no more of device {author}: the space's quota of {} MiB is used up (`relay_quota_mib`)",
+                    "this relay keeps no more of device {author}: the space's quota of {} MiB is used up, also for what \
+                     membership builds on (`relay_quota_mib`)",
                     mebibytes(quota.space_bytes)
                 ),
             }
