@@ -209,7 +209,8 @@ impl Group {
             read.push(saw);
             wrote.push(answered);
         }
-        (read.sort(), wrote.sort());
+        read.sort();
+        wrote.sort();
         if let Some(gone) = gone {
             tokio::time::sleep(LISTENING).await;
             check_removal(&gone, &prefix).await?;

@@ -358,7 +358,8 @@ pub(crate) struct ServeArguments {
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) peer_served_mib_per_second: Option<u32>,
     /// What to store of each space in which this device is a relay, in MiB [default: 10240]
-    #[arg(long, value_name = "MIB", env = "SYNCLINE_RELAY_QUOTA_MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "MIB", env = "SYNCLINE_RELAY_QUOTA_MIB",
+          value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) relay_quota_mib: Option<u64>,
     /// What to store there of each author, in MiB [default: 2048]
     #[arg(long, value_name = "MIB", env = "SYNCLINE_RELAY_AUTHOR_QUOTA_MIB",

@@ -1,8 +1,8 @@
 //! How peers conduct themselves: faults with their points, bans that end, and what goes beyond a peer's allowance.
 //!
-//! A fault is what no correct peer does, whatever it knows or lacks: bytes that are wrong by themselves, answers to what
-//! was not asked. To be late, to know less, to forward the two sides of somebody's fork is none. Each fault has points;
-//! a peer's score is their sum, halved every [`SCORE_HALF_LIFE_MS`]. At [`BAN_SCORE`] the peer is banned for
+//! A fault is what no correct peer does, whatever it knows or lacks: bytes that are wrong by themselves, answers to
+//! what was not asked. To be late, to know less, to forward the two sides of somebody's fork is none. Each fault has
+//! points; a peer's score is their sum, halved every [`SCORE_HALF_LIFE_MS`]. At [`BAN_SCORE`] the peer is banned for
 //! [`BAN_MS`], twice as long each further time up to [`BAN_MAX_MS`]; after [`BAN_MEMORY_MS`] without a ban it begins
 //! anew. A person may ban a peer for any time, and end any ban.
 //!

@@ -18,9 +18,10 @@
 //! strangers that speak none of it.
 //!
 //! Everything that arrives is hostile: sizes are capped before memory is taken, queues are bounded, and what is not
-//! understood is dropped with a debug line. What a peer sends beyond its allowance is dropped before anybody looks at it
-//! (`rates`); what no correct peer does is held against it, and ends in a ban that ends again (`conduct`). gossipsub's
-//! own scoring is off: it judges by deliveries and meshes, which a correct peer that knows less would fail.
+//! understood is dropped with a debug line. What a peer sends beyond its allowance is dropped before anybody looks at
+//! it (`rates`); what no correct peer does is held against it, and ends in a ban that ends again (`conduct`).
+//! gossipsub's own scoring is off: it judges by deliveries and meshes, which a correct peer that knows less would
+//! fail.
 //!
 //! *Invariant:* a reader of events must not wait for the network in the task that reads them. When it stops reading,
 //! the swarm stops being polled (back-pressure down to the peers' sockets); commands are still taken.

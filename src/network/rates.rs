@@ -1,8 +1,8 @@
 //! How much one peer may send and ask for: token buckets, looked at before a frame is opened or a request decoded.
 //!
 //! Each bucket fills at its rate up to [`BURST_SECONDS`] of it. What arrives passes while there is anything in the
-//! bucket and is taken out whole, so that the bucket may go into debt by one item: a page of two megabytes need not fit.
-//! What does not pass costs nothing but the memory that it came in.
+//! bucket and is taken out whole, so that the bucket may go into debt by one item: a page of two megabytes need not
+//! fit. What does not pass costs nothing but the memory that it came in.
 
 /// How many seconds' worth a bucket holds: what a peer that was silent may send at once.
 pub const BURST_SECONDS: u32 = 4;

@@ -129,7 +129,8 @@ impl LogState {
     /// Tells once whenever the steward's log waits for something else of an author who is full.
     pub(super) fn needs_anew(&mut self) -> bool {
         let full = self.stored.full();
-        let needed = full.map(|author| (*author, self.needed_for_membership(author))).find(|(_, sequence)| *sequence > 0);
+        let needed =
+            full.map(|author| (*author, self.needed_for_membership(author))).find(|(_, sequence)| *sequence > 0);
         needed != std::mem::replace(&mut self.needed, needed) && needed.is_some()
     }
 

@@ -4,8 +4,9 @@
 //! beyond is not taken, is nobody's fault, and other authors go on. What is stored already is served all the same.
 //!
 //! The steward's log says who is a member, which a relay enforces for others. An operation counts when all that it
-//! builds on is held, so the quota of an author bends for what the steward's log waits for, or one author could end what
-//! the relay learns of members. The quota of the space never bends; the last [`STEWARD_SHARE`]th of it is for these alone.
+//! builds on is held, so the quota of an author bends for what the steward's log waits for, or one author could end
+//! what the relay learns of members. The quota of the space never bends; the last [`STEWARD_SHARE`]th of it is for
+//! these alone.
 //!
 //! Logs are chained, so nothing of a log can follow what was refused: its author is full from then on, until the space
 //! is opened again.
@@ -118,8 +119,8 @@ impl Stored {
                     mebibytes(quota.author_bytes)
                 ),
                 UsedUp::Space => format!(
-                    "this relay keeps no more of device {author}: the space's quota of {} MiB is used up, also for what \
-                     membership builds on (`relay_quota_mib`)",
+                    "this relay keeps no more of device {author}: the space's quota of {} MiB is used up, also for \
+                     what membership builds on (`relay_quota_mib`)",
                     mebibytes(quota.space_bytes)
                 ),
             }

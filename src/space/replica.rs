@@ -25,7 +25,8 @@ use crate::documents::{
 };
 
 /// How often what the log holds is taken in again until all is known beforehand that decides what counts. Forks and
-/// takeovers are known after the first time, what they let records say after the second, and their cuts act in the third.
+/// takeovers are known after the first time, what they let records say after the second, and their cuts act in the
+/// third.
 const REPLAYS_MAX: usize = 4;
 /// Bytes of runs that one read for opening asks of the log. Opened, inflated and on their way into the index they take
 /// some hundred times as much, so this is what bounds the memory of an opening without an index.

@@ -388,6 +388,7 @@ impl Net {
     }
 
     /// Writes a document; others hear of it when they next talk.
+    #[allow(clippy::needless_pass_by_value, reason = "tests read better with json!(…) than with &json!(…)")]
     pub(super) fn put(&mut self, number: usize, key: &str, value: Value) -> Result<(), DocumentError> {
         let token = self.token();
         let step = Step::Edit { key: key.parse().unwrap(), edit: Edit::Put(json!({ "v": value })) };
@@ -409,6 +410,7 @@ impl Net {
     }
 
     /// Everybody among these shows this.
+    #[allow(clippy::needless_pass_by_value, reason = "tests read better with json!(…) than with &json!(…)")]
     pub(super) fn all_show(&mut self, numbers: &[usize], key: &str, value: Option<Value>) {
         for number in numbers {
             assert_eq!(self.get(*number, key), value, "{key} at {number}");

@@ -98,8 +98,8 @@ impl Withheld {
         let mut problems = Vec::new();
         if let Some(wait) = self.claimed.as_ref().filter(lasts) {
             problems.push(format!(
-                "members may have changed: operation {} of the steward's log is announced and has not been given for {} \
-                 minutes; withheld by {}",
+                "members may have changed: operation {} of the steward's log is announced and has not been given for \
+                 {} minutes; withheld by {}",
                 wait.sequence,
                 minutes(wait),
                 named(&wait.claimed_by)

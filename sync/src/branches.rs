@@ -6,8 +6,8 @@
 //! on the log is replicated up to the fork only.
 //!
 //! What honest authors built on behind the fork is found by its id: the owner names what it
-//! [wants](crate::Replica::wanted_by_id), one peer after the other is asked for the stretch that ends there, and, as long as
-//! that does not join what is held, for the stretch before it.
+//! [wants](crate::Replica::wanted_by_id), one peer after the other is asked for the stretch that ends there, and, as
+//! long as that does not join what is held, for the stretch before it.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use syncline_model::limits::RUN_OPERATIONS_MAX;
 use syncline_model::{DeviceId, OperationId, VerifiedRun};
 
 use crate::engine::{Asked, Context, Engine};
-use crate::event::{Effect, Misbehaviour, RequestId};
+use crate::event::{Effect, RequestId};
 use crate::limits::{
     ANTI_ENTROPY_MS, BRANCH_BYTES_MAX, CONTESTED_MS, FORKS_MAX, GAP_PATIENCE_MS, PAGE_BYTES_MAX, SEARCHES_MAX,
     SERVING_PER_PEER_MAX, WANTED_AUTHORS_MAX,
@@ -72,9 +72,10 @@ impl Engine {
         let due: Vec<((DeviceId, DeviceId), Search)> =
             self.searches.iter().map(|(place, search)| (*place, *search)).collect();
         for ((peer, author), Search { differs_at, after, .. }) in due {
-            let busy = self.flights.values().any(
-                |flight| matches!(&flight.asked, Asked::Search { range, .. } if flight.peer == peer && range.author == author),
-            );
+            let busy = self.flights.values().any(|flight| {
+                let searched = matches!(&flight.asked, Asked::Search { range } if range.author == author);
+                flight.peer == peer && searched
+            });
             if busy || self.is_quiet(cx, &peer) {
                 continue;
             }
@@ -244,15 +245,14 @@ impl Engine {
         };
         let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.target == (sequence, id)) else { return };
         let mut expected = (sequence, id);
-        for run in runs.into_iter().rev() {
-            // From the end, each must be what the one behind it continues.
-            if run.operation(expected.0).is_none_or(|operation| operation.id != expected.1) {
-                self.misbehaved(cx, peer, Misbehaviour::NotAskedFor);
-                return self.note_lacking(peer);
-            }
+        // From the end, each is what the one behind it continues; a page may bring more than that.
+        let leads = |run: &VerifiedRun, (at, id): (u64, OperationId)| {
+            run.operation(at).is_some_and(|operation| operation.id == id)
+        };
+        while let Some(run) = runs.iter().find(|run| leads(run, expected)) {
             expected = (run.first() - 1, run.previous());
-            fetch.bytes += memory(&run);
-            fetch.runs.push(run);
+            fetch.bytes += memory(run);
+            fetch.runs.push(run.clone());
         }
         if expected == (sequence, id) || fetch.bytes > BRANCH_BYTES_MAX {
             return self.note_lacking(peer);

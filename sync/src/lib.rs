@@ -22,7 +22,8 @@
 //! # Where to find what
 //!
 //! `messages` and `hello` are the bytes on the wire; `summary`, `page` and `schedule` are pure functions: comparing
-//! vectors, building a page, choosing ranges. `exchange`, `pull`, `delivery`, `branches` and `gossip` are the parts of the engine,
+//! vectors, building a page, choosing ranges. `exchange`, `pull`, `delivery`, `branches` and `gossip` are the parts
+//! of the engine,
 //! `peer` and `pending` what it remembers.
 
 mod branches;

@@ -48,7 +48,8 @@ pub(crate) fn answer(vector: &VersionVector, theirs: [u8; 16], part: &Part, few:
     }
 }
 
-/// The entries of `vector` within a scope that go further than what a peer said there, or end at another operation, at most [`SUMMARY_ENTRIES_MAX`].
+/// The entries of `vector` within a scope that go further than what a peer said there, or end at another operation,
+/// at most [`SUMMARY_ENTRIES_MAX`].
 pub(crate) fn ahead_of(vector: &VersionVector, scope: &Scope, said: &[SummaryEntry]) -> Vec<SummaryEntry> {
     let mut entries = match scope {
         Scope::All => beyond(vector, said, |_| true),

@@ -173,8 +173,8 @@ pub(super) fn problems(state: &LogState) -> Vec<String> {
             )
         } else {
             format!(
-                "device {short} has written two different operations number {sequence}: it was cloned, or lies. Its log \
-                 counts up to {}; the steward can remove it, or let a branch count (`syncline space resolve`)",
+                "device {short} has written two different operations number {sequence}: it was cloned, or lies. Its \
+                 log counts up to {}; the steward can remove it, or let a branch count (`syncline space resolve`)",
                 sequence - 1
             )
         });
@@ -188,8 +188,8 @@ pub(super) fn problems(state: &LogState) -> Vec<String> {
     }
     if let Some((first, last)) = admission.uncounted(&local) {
         problems.push(format!(
-            "operations {first} to {last} of this device do not count: they were written after it lost the right to, or \
-             beside a copy of it. `syncline space uncounted` prints them, to be written again by another device"
+            "operations {first} to {last} of this device do not count: they were written after it lost the right to, \
+             or beside a copy of it. `syncline space uncounted` prints them, to be written again by another device"
         ));
     }
     for (invitation, opened) in membership.invitations() {

@@ -132,7 +132,8 @@ impl Hosted {
         }
     }
 
-    /// Makes durable what was written and carries out what follows; tells whether the space has just become findable under another name.
+    /// Makes durable what was written and carries out what follows; tells whether the space has just become findable
+    /// under another name.
     pub(crate) fn settle(
         &mut self,
         surroundings: &Surroundings,
