@@ -187,6 +187,8 @@ impl Engine {
 
     /// Begins to fetch what is wanted next, if it is time for that.
     fn begin_fetch(&mut self, cx: &Context<'_>) -> bool {
+        // Unless the owner did not take what came, there is no reason to wait.
+        self.fetched.take_if(|(author, sequence, id)| cx.replica.log_of(author, *sequence, id).is_some());
         let Some(wanted @ (_, sequence, id)) = self.next_wanted(cx) else {
             (self.fetched, self.fetch_at_ms) = (None, None);
             return false;
@@ -259,7 +261,8 @@ impl Engine {
         }
         fetch.target = expected;
         if expected.0 == 0 || cx.replica.log_of(&author, expected.0, &expected.1).is_some() {
-            let runs = self.fetch.take().map(|fetch| fetch.runs).unwrap_or_default();
+            let Some(Fetch { wanted, runs, .. }) = self.fetch.take() else { return };
+            self.fetched = Some(wanted);
             cx.effects.extend(runs.into_iter().rev().map(|run| Effect::Branch { run, peer, wanted: true }));
         }
     }
