@@ -621,6 +621,8 @@ impl Pump {
         if let Err(error) = self.replica.close(clock, &mut surroundings.random) {
             tracing::error!(%error, "the space did not end cleanly; the next start recovers");
         }
+        // Whoever waits may open the data directory again at once, which what is in there holds.
+        drop(surroundings);
         if let Some(reply) = reply {
             let _gone = reply.send(());
         }
