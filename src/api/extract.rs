@@ -5,9 +5,10 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header;
 use axum::http::request::Parts;
+use futures::StreamExt;
 use serde::de::DeserializeOwned;
 
-use super::limits::{BODY_BYTES_MAX, BODY_TIMEOUT};
+use super::limits::{BODY_BYTES_MAX, BODY_TIMEOUT, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIMEOUT};
 use super::problem::{Problem, ProblemKind};
 
 /// The variable segments of the path, percent-decoded.
@@ -54,6 +55,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 pub(super) async fn whole_body(request: Request, limit: usize) -> Result<Bytes, Problem> {
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     if declared.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > limit) {
+        let waits_for_leave = request.headers().contains_key(header::EXPECT);
+        if !waits_for_leave {
+            read_away(request).await;
+        }
         return Err(too_long(limit));
     }
     match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
@@ -64,6 +69,22 @@ pub(super) async fn whole_body(request: Request, limit: usize) -> Result<Bytes, 
             Err(Problem::new(ProblemKind::Timeout, detail))
         }
     }
+}
+
+/// Takes in what a client sends all the same, for a while: one whose connection breaks while it still sends does not
+/// get to see the answer (RFC 9112, section 9.6).
+async fn read_away(request: Request) {
+    let mut stream = request.into_body().into_data_stream();
+    let read = async {
+        let mut left = REFUSED_BODY_BYTES_MAX;
+        while let Some(Ok(chunk)) = stream.next().await {
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _over = tokio::time::timeout(REFUSED_BODY_TIMEOUT, read).await;
 }
 
 fn unread(rejection: &BytesRejection, limit: usize) -> Problem {

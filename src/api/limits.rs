@@ -18,6 +18,10 @@ pub const CONNECTIONS_MAX: usize = 1024;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to send the body of a request.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most that is read of a body that is refused for its length, in bytes, so that its sender gets to see the refusal.
+pub const REFUSED_BODY_BYTES_MAX: usize = 64 << 20;
+/// How long a body that is refused for its length is read.
+pub const REFUSED_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long open requests may go on after the server was told to stop.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause after the operating system refuses to accept a connection, for example for want of file descriptors.
