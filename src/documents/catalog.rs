@@ -8,6 +8,7 @@
 //! area        suffix                              value
 //! STATE       "counting"                        → Counting
 //!             "visible"                         → position u64 ‖ documents u64
+//!             "left out"                        → postcard(epochs), see [`Catalog::leave_out`]
 //! AUTHOR      number u32                        → device id
 //! APPLIED     number u32                        → sequence u64
 //! DOCUMENT    key                               → flags u8 (1: exists) ‖ postcard(CatalogEntry)
@@ -220,6 +221,8 @@ pub(super) struct Catalog {
     applied: Vec<u64>,
     /// The record of the feed that was written last since the opening, with its first position.
     last_feed: Option<(u64, FeedRecord)>,
+    /// Epochs of operations that were left out for want of a key.
+    left_out: BTreeSet<u32>,
     withheld: Arc<BTreeSet<OperationRef>>,
     blocked: BTreeSet<DocumentKey>,
     /// Documents in which something may be blocked that nobody has looked for yet, with how often they are to be
@@ -245,6 +248,7 @@ impl Catalog {
             numbers: BTreeMap::new(),
             applied: Vec::new(),
             last_feed: None,
+            left_out: BTreeSet::new(),
             withheld: Arc::default(),
             blocked: BTreeSet::new(),
             unsettled: BTreeMap::new(),
@@ -265,6 +269,7 @@ impl Catalog {
         self.numbers.clear();
         self.applied.clear();
         self.last_feed = None;
+        self.left_out.clear();
         self.withheld = Arc::default();
         self.blocked.clear();
         self.unsettled.clear();
@@ -282,6 +287,9 @@ impl Catalog {
     fn load(&mut self, counting: Counting) -> Result<(), IndexError> {
         if let Some(visible) = self.index.value(STATE, b"visible")? {
             (self.position, self.documents) = decode(&visible, "the position")?;
+        }
+        if let Some(epochs) = self.index.value(STATE, b"left out")? {
+            self.left_out = decode(&epochs, "what was left out")?;
         }
         let (mut authors, mut applied) = (Vec::new(), Vec::new());
         self.scan_all(AUTHOR, |_, value| authors.push(value.try_into().map(DeviceId).ok()))?;
@@ -391,6 +399,26 @@ impl Catalog {
         let past = self.counting.past.iter().find(|(incarnation, _)| *incarnation == version.incarnation);
         let (_, end) = past.ok_or(DocumentError::ForeignVersion { version })?;
         Ok(version.position.min(*end))
+    }
+
+    /// Epochs of operations that were left out for want of a key.
+    pub(super) fn left_out(&self) -> &BTreeSet<u32> {
+        &self.left_out
+    }
+
+    /// Notes that operations of these epochs are passed over, since their keys are not here.
+    ///
+    /// [`Catalog::applied`] goes past them with the next operation of their log; this is written before, so that a
+    /// restart still knows what a key that comes late would open.
+    pub(super) fn leave_out(&mut self, epochs: &BTreeSet<u32>) -> Result<(), IndexError> {
+        let known = self.left_out.len();
+        self.left_out.extend(epochs);
+        if self.left_out.len() == known {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        batch.put(self.index.key(STATE, b"left out"), encode(&self.left_out));
+        self.index.apply(batch)
     }
 
     /// Operations of which no change is shown, since one of them is blocked.

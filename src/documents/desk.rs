@@ -26,7 +26,7 @@ mod tests;
 mod transact;
 mod watch;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rand_core::CryptoRng;
@@ -225,6 +225,11 @@ impl Desk {
         self.catalog.applied_logs()
     }
 
+    /// Epochs of operations that were left out for want of a key; see [`Input::LeaveOut`].
+    pub fn left_out(&self) -> &BTreeSet<u32> {
+        self.catalog.left_out()
+    }
+
     /// Why the desk stopped, if it did: the index failed and has to be made anew.
     pub fn failure(&self) -> Option<&str> {
         self.failed.as_deref()
@@ -279,6 +284,7 @@ impl Desk {
                 Ok(())
             }
             Input::Apply(operations) => self.apply(&operations, turn),
+            Input::LeaveOut(epochs) => self.catalog.leave_out(&epochs),
             Input::Rebuild => self.rebuild(turn),
             Input::Query { token, query } => {
                 if self.has_room(token, turn) {

@@ -9,6 +9,7 @@
 //! Nothing is shown before it is durable: an [`Output::Answer`] to a transaction, and every value read, describes
 //! operations that the core has reported as written.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
@@ -55,6 +56,9 @@ pub enum Input {
     },
     /// Admitted operations in causal order, durable and decrypted; those that were applied before are skipped.
     Apply(Vec<Opened>),
+    /// Operations of these epochs are passed over, since their keys are not here; comes before the
+    /// [`Input::Apply`] of what follows them. Forgotten by [`Input::Rebuild`].
+    LeaveOut(BTreeSet<u32>),
     /// Forgets all that is derived from operations, to be followed by [`Input::Apply`] of all of them: operations
     /// lost their admission, or became readable after later ones of their author had been applied.
     Rebuild,

@@ -4,7 +4,7 @@
 //! signature, one append and one sync: the caller drains its events, makes [`SpaceCore::take_batch`] durable, and only
 //! then gives [`Event::Durable`], from which all acknowledgements, announcements and visible changes follow.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use rand_core::CryptoRng;
 use syncline_model::keys::{SEAL_OVERHEAD_BYTES, seal};
@@ -104,6 +104,8 @@ pub enum Event {
 pub enum Effect {
     /// Admitted, durable and decrypted operations for the documents, in causal order.
     Apply(Vec<Opened>),
+    /// Operations of these epochs are passed over, since their keys are not here.
+    LeaveOut(BTreeSet<u32>),
     /// A transaction of this device is durable.
     Committed {
         /// The event's token.

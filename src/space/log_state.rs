@@ -37,6 +37,8 @@ pub struct LogState {
     /// The epoch whose secret gossip is published under.
     gossip_epoch: u32,
     gossip_keys: Vec<ContentKey>,
+    /// Of how many epochs and keys it was last seen that the keys are the epochs'.
+    committed: (usize, usize),
     /// Epochs and devices whose keys were delivered.
     delivered: BTreeSet<(u32, DeviceId)>,
     /// Authors of whom a proof of their fork is held.
@@ -63,6 +65,7 @@ impl LogState {
             limited_at: 0,
             gossip_epoch: 0,
             gossip_keys,
+            committed: (0, 0),
             delivered: BTreeSet::new(),
             proven: BTreeSet::new(),
             stored: Stored::default(),
@@ -76,7 +79,7 @@ impl LogState {
     pub(super) fn begin_again(&mut self, facts: &Facts) {
         self.admission = Admission::new(self.keys.space, facts);
         (self.durable, self.taken, self.offered) = Default::default();
-        (self.limited, self.limited_at) = Default::default();
+        (self.limited, self.limited_at, self.committed) = Default::default();
         (self.delivered, self.proven) = Default::default();
     }
 
@@ -263,8 +266,11 @@ impl LogState {
                 self.delivered.insert((delivery.epoch, delivery.recipient));
                 self.accept_delivery(&delivery)
             }
-            // The key of an epoch before may stand in its record.
-            Kind::MEMBERSHIP => self.unlock_earlier_keys(),
+            // The key of an epoch before may stand in its record, and what a sponsor gave as its own key can be checked.
+            Kind::MEMBERSHIP => {
+                self.drop_uncommitted_keys();
+                self.unlock_earlier_keys()
+            }
             _ => false,
         }
     }
@@ -298,9 +304,13 @@ impl LogState {
         before != self.keys.content.len()
     }
 
-    /// Drops keys that are not the ones their epoch's record commits to.
+    /// Drops keys that are not the ones their epoch's record commits to, whenever there are others of either.
     fn drop_uncommitted_keys(&mut self) {
         let (space, membership) = (self.keys.space, self.admission.membership());
+        let counts = (membership.epochs().len(), self.keys.content.len() + self.keys.replication.len());
+        if std::mem::replace(&mut self.committed, counts) == counts {
+            return;
+        }
         self.keys.content.retain(|epoch, key| {
             membership
                 .epoch_facts(*epoch)

@@ -1,6 +1,6 @@
 //! Opening: admitted operations wait here, in causal order, until their sealed bytes are at hand and decrypted.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use syncline_model::keys::open;
@@ -33,6 +33,8 @@ pub(super) struct OpenQueue {
     reading: bool,
     /// Operations that no key here opens, or whose content is malformed.
     unreadable: u64,
+    /// Epochs of those of them whose key is not here, that the documents were not told of.
+    left_out: BTreeSet<u32>,
 }
 
 impl OpenQueue {
@@ -81,7 +83,7 @@ impl OpenQueue {
             match self.items.front() {
                 None => break,
                 Some(Item::Own { .. }) => {
-                    flush(&mut opened, out);
+                    self.flush(&mut opened, out);
                     if let Some(Item::Own { token, sequence, past }) = self.items.pop_front() {
                         out.push(Effect::Committed { token, sequence, past });
                     }
@@ -101,7 +103,16 @@ impl OpenQueue {
         if self.items.is_empty() {
             self.read.clear();
         }
-        flush(&mut opened, out);
+        self.flush(&mut opened, out);
+    }
+
+    fn flush(&mut self, opened: &mut Vec<Opened>, out: &mut Vec<Effect>) {
+        if !self.left_out.is_empty() {
+            out.push(Effect::LeaveOut(std::mem::take(&mut self.left_out)));
+        }
+        if !opened.is_empty() {
+            out.push(Effect::Apply(std::mem::take(opened)));
+        }
     }
 
     /// Opens a stretch as far as its bytes are at hand; returns the last sequence opened (`first - 1`: none).
@@ -118,13 +129,13 @@ impl OpenQueue {
             let next = reached + 1;
             let through = if let Some(run) = self.kept_run(log, next) {
                 let through = run.last().min(last);
-                open_run(state, (log, &run), (next, through), opened, &mut self.unreadable);
+                self.open_run(state, (log, &run), (next, through), opened);
                 through
             } else if let Some(at) = self.read.iter().position(|(of, run)| *of == log && run.operation(next).is_some())
             {
                 let (_, run) = self.read.remove(at).expect("it was just found");
                 let through = run.last().min(last);
-                open_run(state, (log, &run), (next, through), opened, &mut self.unreadable);
+                self.open_run(state, (log, &run), (next, through), opened);
                 if through < run.last() {
                     self.read.push_front((log, run));
                 }
@@ -135,6 +146,26 @@ impl OpenQueue {
             reached = through;
         }
         reached
+    }
+
+    /// Opens a stretch of a run; takes note of what cannot be opened.
+    fn open_run(
+        &mut self,
+        state: &LogState,
+        (log, run): (DeviceId, &Run),
+        (first, last): (u64, u64),
+        opened: &mut Vec<Opened>,
+    ) {
+        for sequence in first..=last {
+            if let Some(operation) = open_operation(state, log, run, sequence) {
+                opened.push(operation);
+            } else if let Some(operation) = run.operation(sequence).filter(|operation| operation.kind == Kind::DATA) {
+                self.unreadable += 1;
+                if !state.keys.content.contains_key(&operation.epoch) {
+                    self.left_out.insert(operation.epoch);
+                }
+            }
+        }
     }
 
     /// The kept run that covers `sequence`; earlier runs of the author are no longer needed.
@@ -157,31 +188,6 @@ impl OpenQueue {
                 self.items.pop_front();
             }
         }
-    }
-}
-
-/// Opens a stretch of a run; counts what cannot be opened.
-fn open_run(
-    state: &LogState,
-    (log, run): (DeviceId, &Run),
-    (first, last): (u64, u64),
-    opened: &mut Vec<Opened>,
-    unreadable: &mut u64,
-) {
-    for sequence in first..=last {
-        match open_operation(state, log, run, sequence) {
-            Some(operation) => opened.push(operation),
-            None if run.operation(sequence).is_some_and(|operation| operation.kind == Kind::DATA) => {
-                *unreadable += 1;
-            }
-            None => {}
-        }
-    }
-}
-
-fn flush(opened: &mut Vec<Opened>, out: &mut Vec<Effect>) {
-    if !opened.is_empty() {
-        out.push(Effect::Apply(std::mem::take(opened)));
     }
 }
 
@@ -217,12 +223,9 @@ fn open_transaction(keys: &BTreeMap<u32, ContentKey>, run: &Run, sequence: u64) 
 pub(super) struct Keyring(Arc<RwLock<BTreeMap<u32, ContentKey>>>);
 
 impl Keyring {
-    /// Takes over the keys that are here now; tells whether there are more than before.
-    pub(super) fn renew(&self, state: &LogState) -> bool {
-        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let before = keys.len();
-        keys.clone_from(&state.keys.content);
-        keys.len() > before
+    /// Takes over the keys that are here now.
+    pub(super) fn renew(&self, state: &LogState) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clone_from(&state.keys.content);
     }
 
     /// Decrypts the transaction at `sequence`.

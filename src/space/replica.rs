@@ -140,7 +140,8 @@ impl SpaceReplica {
         keyring.renew(core.state());
         // Documents that show what does not count any more are made anew.
         let admitted = core.state().admission().admitted();
-        let documents_outdated = desk.applied_logs().iter().any(|(log, applied)| admitted.sequence(log) < *applied);
+        let cut = desk.applied_logs().iter().any(|(log, applied)| admitted.sequence(log) < *applied);
+        let documents_outdated = cut || lacks_readable(&desk, &core);
         Ok(Self {
             core,
             desk,
@@ -377,6 +378,7 @@ impl SpaceReplica {
     ) -> Result<(), StorageError> {
         match effect {
             Effect::Apply(opened) => self.ask_desk(DeskInput::Apply(opened), clock, random, next),
+            Effect::LeaveOut(epochs) => self.ask_desk(DeskInput::LeaveOut(epochs), clock, random, next),
             Effect::Committed { token, sequence, past } => {
                 let author = self.core.state().device_id();
                 self.ask_desk(DeskInput::Committed { token, author, sequence, past }, clock, random, next);
@@ -414,8 +416,8 @@ impl SpaceReplica {
             }
             Effect::Publish { epoch, bytes } => self.outputs.push(Output::Publish { epoch, bytes }),
             Effect::StoreKeys => {
-                let more = self.keyring.renew(self.core.state());
-                self.documents_outdated |= more && self.core.unreadable() > 0;
+                self.keyring.renew(self.core.state());
+                self.documents_outdated |= lacks_readable(&self.desk, &self.core);
                 if !planted(Bug::KeysNotStored) {
                     self.outputs.push(Output::StoreKeys);
                 }
@@ -474,6 +476,11 @@ impl SpaceReplica {
             }
         }
     }
+}
+
+/// Whether the documents were made without operations that the keys here open.
+fn lacks_readable(desk: &Desk, core: &SpaceCore) -> bool {
+    desk.left_out().iter().any(|epoch| core.state().keys().content.contains_key(epoch))
 }
 
 /// What a caller of a transaction is told when the core does not write it.

@@ -146,6 +146,7 @@ pub(super) fn refuse(input: &Input, turn: &mut Turn<'_>, error: impl Fn() -> Doc
         | Input::Committed { token, .. }
         | Input::Aborted { token, .. } => turn.answer(*token, Err(error())),
         Input::Apply(_)
+        | Input::LeaveOut(_)
         | Input::Rebuild
         | Input::MakeRoom
         | Input::Taken { .. }
