@@ -266,7 +266,7 @@ impl LogState {
                 self.delivered.insert((delivery.epoch, delivery.recipient));
                 self.accept_delivery(&delivery)
             }
-            // The key of an epoch before may stand in its record, and what a sponsor gave as its own key can be checked.
+            // The key of an epoch before may stand in its record, and what a sponsor gave as its own can be checked.
             Kind::MEMBERSHIP => {
                 self.drop_uncommitted_keys();
                 self.unlock_earlier_keys()

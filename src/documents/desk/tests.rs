@@ -243,6 +243,21 @@ fn a_new_desk_on_the_same_index_goes_on_and_one_on_an_empty_index_is_filled_agai
 }
 
 #[test]
+fn what_was_left_out_is_remembered_until_the_documents_are_made_anew() {
+    let (mut a, _) = pair();
+    a.write(vec![put("k", json!({"n": 1}))]).unwrap();
+    let epochs = BTreeSet::from([0, 2]);
+    a.handle(Input::LeaveOut(epochs.clone()));
+    assert_eq!(*a.desk.left_out(), epochs);
+    a.restart(false);
+    assert_eq!(*a.desk.left_out(), epochs);
+    a.handle(Input::Rebuild);
+    assert!(a.desk.left_out().is_empty());
+    a.restart(false);
+    assert!(a.desk.left_out().is_empty());
+}
+
+#[test]
 fn an_operation_is_applied_once() {
     let (mut a, mut b) = pair();
     let step = Step::Edit { key: key("k"), edit: Edit::Increment { path: "/n".parse().unwrap(), by: 1 } };
