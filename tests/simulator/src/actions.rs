@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use syncline::documents::{ConflictScope, Edit, Pointer, Query, Step};
 use syncline::space::{Act, WriteError};
-use syncline_model::{DeviceKey, DocumentKey, Role, Strings, Ticket};
+use syncline_model::{DeviceId, DeviceKey, DocumentKey, Role, Strings, Ticket};
 
 use crate::happening::Happening;
 use crate::ledger::{About, Fate, Question, Refusal, Tried};
@@ -163,9 +163,12 @@ impl World {
 
     /// Whether the steward has removed a device.
     pub(crate) fn is_removed(&self, number: usize, space: usize) -> bool {
+        self.has_removed(&self.surroundings.ids[number], space)
+    }
+
+    fn has_removed(&self, device: &DeviceId, space: usize) -> bool {
         let steward = self.hosted(self.plan().spaces[space].steward, space);
-        let id = self.surroundings.ids[number];
-        steward.is_some_and(|hosted| hosted.replica.core().state().membership().is_removed(&id))
+        steward.is_some_and(|hosted| hosted.replica.core().state().membership().is_removed(device))
     }
 
     /// The steward hears what became of an act.
@@ -175,6 +178,8 @@ impl World {
             Ok(()) => self.note(steward, Happening::Governed, [token, space as u64], String::new),
             // Room on the disk, and operations that damage took, come back.
             Err(WriteError::Storage | WriteError::Recovering) => {}
+            // It was asked for twice while the steward stood still.
+            Err(WriteError::NotAMember { device }) if self.has_removed(&device, space) => {}
             Err(error) => self.violate(format!("the steward cannot govern: {error}")),
         }
     }
