@@ -238,6 +238,7 @@ fn a_backup_without_keys_is_readable_once_its_device_is_admitted() {
     let restored = run(new, &["restore", file]);
     assert!(restored.ok().contains("its keys come with the admission"), "{restored:?}");
     assert_eq!(documents(new), 0);
+    run(new, &["get", "notes", "any"]).failed(3, "as far as can be read here");
     let serving = Serving::start(new, &["--api", "127.0.0.1:0"]);
     let ticket = run(pair.first.path(), &["space", "invite", "notes", "--role", "reader"]).ok().to_owned();
     run(new, &["space", "join", &ticket]).ok();

@@ -93,7 +93,7 @@ fn show(report: &VerifyReport, output: &mut Output) -> Result<(), Failure> {
     let documents = match &report.documents.skipped {
         Some(reason) => format!("documents not compared, since {reason}"),
         None => format!(
-            "{} documents compared, {} of them made anew",
+            "documents compared: {}, of them made anew: {}",
             report.documents.compared, report.documents.made_anew
         ),
     };

@@ -1,5 +1,6 @@
 //! Documents: reading, writing, history, conflicts, transactions.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use axum::Json;
@@ -109,7 +110,15 @@ pub(in crate::api) async fn get(
     match found {
         Some(document) => Ok((version_header(&document.version.to_string()), Json(document.value))),
         None => {
-            let detail = format!("there is no document `{key}` in the space `{}`", space.name());
+            let mut detail = format!("there is no document `{key}` in the space `{}`", space.name());
+            let unreadable = space.figures().await?.unreadable;
+            if unreadable > 0 {
+                let _ = write!(
+                    detail,
+                    " as far as can be read here: this device has no key for {unreadable} of the operations that it \
+                     holds; keys come from members once one has admitted it"
+                );
+            }
             Err(Problem::new(ProblemKind::NotFound, detail))
         }
     }
