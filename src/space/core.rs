@@ -556,6 +556,8 @@ impl SpaceCore {
     /// Gives reconciliation an event and takes the runs it brings.
     fn reconcile(&mut self, event: SyncEvent, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {
         let mut effects = Vec::new();
+        // What a run brings may be later keys; frames are sealed under those of before.
+        let epoch = self.state.gossip_epoch();
         self.engine.handle(event, clock.now_ms, &self.state, random, &mut effects);
         for effect in effects {
             match effect {
@@ -563,7 +565,7 @@ impl SpaceCore {
                 SyncEffect::Ingest { run, .. } => self.ingest(run.author(), run, clock, out),
                 SyncEffect::Contested { author } => self.contest(author, out),
                 SyncEffect::Branch { run, wanted, .. } => self.take_branch(run, wanted, clock, out),
-                SyncEffect::Publish { bytes } => out.push(Effect::Publish { epoch: self.state.gossip_epoch(), bytes }),
+                SyncEffect::Publish { bytes } => out.push(Effect::Publish { epoch, bytes }),
                 other => out.push(Effect::Sync(other)),
             }
         }
