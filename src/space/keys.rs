@@ -51,9 +51,19 @@ impl SpaceKeys {
         self.content.last_key_value().map(|(epoch, key)| (*epoch, key))
     }
 
-    /// Wraps the latest epoch's secrets for a member; None when its exchange key is unusable or no secret is here.
-    pub fn deliver(&self, recipient: DeviceId, member: &Member, random: &mut dyn CryptoRng) -> Option<KeyDelivery> {
-        let (epoch, replication) = self.replication.last_key_value()?;
+    /// Wraps for a member the secrets of the latest epoch up to `known`, the one that the records here name last; None
+    /// when its exchange key is unusable or no secret is here.
+    ///
+    /// Keys may come before the records. Who has them and gave them to others could give them to a device with whose
+    /// removal their epoch began.
+    pub fn deliver(
+        &self,
+        recipient: DeviceId,
+        member: &Member,
+        known: u32,
+        random: &mut dyn CryptoRng,
+    ) -> Option<KeyDelivery> {
+        let (epoch, replication) = self.replication.range(..=known).next_back()?;
         let mut wrap = |purpose: &str, secret: &[u8; 32]| {
             let info = KeyDelivery::info(&self.space, *epoch, &recipient, purpose);
             WrappedSecret::wrap(&member.exchange, &info, secret, &mut &mut *random)

@@ -22,7 +22,7 @@ impl SpaceCore {
             _ => JoinRefusal::NotASponsor,
         })?;
         let membership = self.state.membership();
-        let device = certificate.device;
+        let (device, epoch) = (certificate.device, membership.epoch());
         if membership.is_removed(&device) {
             return Err(JoinRefusal::Removed);
         }
@@ -30,7 +30,7 @@ impl SpaceCore {
         let came_by = |member: &&Member| member.admissions.iter().any(|by| by.invitation == certificate.invitation);
         let again = membership.members().get(&device).filter(came_by);
         if let Some(member) = again.filter(|_| certificate.holds(&self.state.keys.space)) {
-            let delivery = self.state.keys.deliver(device, member, random).ok_or(JoinRefusal::Unavailable)?;
+            let delivery = self.state.keys.deliver(device, member, epoch, random).ok_or(JoinRefusal::Unavailable)?;
             return Ok(Some(delivery));
         }
         let known = self.state.admission.known_records(&self.state.device.id());
@@ -40,7 +40,7 @@ impl SpaceCore {
             _ => JoinRefusal::BadCertificate,
         })?;
         if let Some(member) = membership.members().get(&device).filter(|member| member.role <= role) {
-            let delivery = self.state.keys.deliver(device, member, random).ok_or(JoinRefusal::Unavailable)?;
+            let delivery = self.state.keys.deliver(device, member, epoch, random).ok_or(JoinRefusal::Unavailable)?;
             return Ok(Some(delivery));
         }
         let invitation = membership.invitations()[&certificate.invitation];
@@ -57,7 +57,7 @@ impl SpaceCore {
         let admit = Admit { certificate, wall_time_ms: clock.wall_ms };
         self.write_control(Kind::ADMIT, admit.encode()).map_err(unavailable)?;
         let member = self.state.membership().members().get(&device).ok_or(JoinRefusal::Unavailable)?;
-        let delivery = self.state.keys.deliver(device, member, random).ok_or(JoinRefusal::Unavailable)?;
+        let delivery = self.state.keys.deliver(device, member, epoch, random).ok_or(JoinRefusal::Unavailable)?;
         self.write_control(Kind::KEY_DELIVERY, delivery.encode()).map_err(unavailable)?;
         self.waiting.push_back(Waiting::Join { token, delivery });
         Ok(None)

@@ -184,9 +184,10 @@ impl SpaceCore {
     }
 
     fn deliver(&mut self, device: DeviceId, random: &mut dyn CryptoRng) -> Result<(), WriteError> {
-        let Some(member) = self.state.membership().members().get(&device) else { return Ok(()) };
+        let membership = self.state.membership();
+        let Some(member) = membership.members().get(&device) else { return Ok(()) };
         // A member with a key that nobody can use gets none; that is its own doing.
-        let Some(delivery) = self.state.keys.deliver(device, member, random) else { return Ok(()) };
+        let Some(delivery) = self.state.keys.deliver(device, member, membership.epoch(), random) else { return Ok(()) };
         self.write_control(Kind::KEY_DELIVERY, delivery.encode())
     }
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use syncline::documents::{ConflictScope, Edit, Pointer, Query, Step};
-use syncline::space::{Act, WriteError};
-use syncline_model::{DeviceId, DeviceKey, DocumentKey, Role, Strings, Ticket};
+use syncline::space::WriteError;
+use syncline_model::{DeviceKey, DocumentKey, Role, Strings, Ticket};
 
 use crate::happening::Happening;
 use crate::ledger::{About, Fate, Question, Refusal, Tried};
@@ -129,61 +129,6 @@ impl World {
         }
     }
 
-    fn govern(&mut self, space: usize, act: Act) {
-        let (steward, token) = (self.plan().spaces[space].steward, self.number());
-        self.tell_space(steward, space, SpaceInput::Govern { token, act });
-    }
-
-    /// Removes somebody who does not write: what others were told stays as it was.
-    ///
-    /// A removal closes invitations, so it waits until all have come.
-    fn remove_somebody(&mut self, space: usize, choices: &mut Choices) {
-        let plan = &self.surroundings.clone().plan.spaces[space];
-        let Some(hosted) = self.hosted(plan.steward, space) else { return };
-        let membership = hosted.replica.core().state().membership();
-        if plan.members.keys().any(|member| !membership.knows(&self.surroundings.ids[*member])) {
-            return;
-        }
-        let removable =
-            plan.members.iter().filter(|(number, member)| !member.role.writes() && !self.plan().lies(**number));
-        let removable: Vec<usize> = removable.map(|(number, _)| *number).collect();
-        if let Some(removed) = removable.get(choices.below(removable.len().max(1) as u64) as usize) {
-            let id = self.surroundings.ids[*removed];
-            if membership.role(&id).is_some() {
-                self.govern(space, Act::Remove { devices: vec![id] });
-            }
-        }
-    }
-
-    /// Whether a device has heard that an epoch began since the first.
-    pub(crate) fn is_governed(&self, number: usize, space: usize) -> bool {
-        let hosted = self.hosted(number, space);
-        hosted.is_some_and(|hosted| hosted.replica.core().state().membership().epoch() > 1)
-    }
-
-    /// Whether the steward has removed a device.
-    pub(crate) fn is_removed(&self, number: usize, space: usize) -> bool {
-        self.has_removed(&self.surroundings.ids[number], space)
-    }
-
-    fn has_removed(&self, device: &DeviceId, space: usize) -> bool {
-        let steward = self.hosted(self.plan().spaces[space].steward, space);
-        steward.is_some_and(|hosted| hosted.replica.core().state().membership().is_removed(device))
-    }
-
-    /// The steward hears what became of an act.
-    pub(crate) fn governed(&mut self, space: usize, token: u64, outcome: Result<(), WriteError>) {
-        let steward = self.plan().spaces[space].steward;
-        match outcome {
-            Ok(()) => self.note(steward, Happening::Governed, [token, space as u64], String::new),
-            // Room on the disk, and operations that damage took, come back.
-            Err(WriteError::Storage | WriteError::Recovering) => {}
-            // It was asked for twice while the steward stood still.
-            Err(WriteError::NotAMember { device }) if self.has_removed(&device, space) => {}
-            Err(error) => self.violate(format!("the steward cannot govern: {error}")),
-        }
-    }
-
     /// Somebody does something of the plan.
     pub(crate) fn act(&mut self, place: usize) {
         let surroundings = self.surroundings.clone();
@@ -191,7 +136,7 @@ impl World {
         let (device, space) = (action.device, action.space);
         let mut choices = Choices::new(surroundings.plan.seed, "action", action.index);
         let hosts = self.devices[device].running.as_ref().is_some_and(|running| running.hosted.contains_key(&space));
-        if self.healed || !hosts {
+        if self.healed || !(hosts || matches!(action.kind, ActionKind::TakeOver(_))) {
             return;
         }
         let refusal = self.refusal(device, space);
@@ -199,8 +144,11 @@ impl World {
         let may_write = refusal == Refusal::Never || choices.chance(30);
         let turn = &mut Turn { device, space, refusal, choices: &mut choices };
         match action.kind {
-            ActionKind::Rotate => self.govern(space, Act::Rotate),
-            ActionKind::Remove => self.remove_somebody(space, turn.choices),
+            ActionKind::Rotate => self.rotate(space),
+            ActionKind::Remove(target) => self.remove(space, target, turn.choices),
+            ActionKind::Demote(target) => self.demote(space, target, turn.choices),
+            ActionKind::HandOver(target) => self.hand_over(space, target),
+            ActionKind::TakeOver(taker) => self.take_over(space, taker, turn.choices),
             ActionKind::Watch => self.open_stream(device, space, turn.choices),
             ActionKind::ReadOwnWrite => self.read_own_write(turn),
             ActionKind::Read => self.read(turn),
@@ -233,13 +181,21 @@ impl World {
     pub(crate) fn write_before_stop(&mut self, device: usize, choices: &mut Choices) {
         let Some(running) = &self.devices[device].running else { return };
         let spaces: Vec<usize> = running.hosted.keys().copied().collect();
-        for space in spaces {
-            let refusal = self.refusal(device, space);
-            if refusal == Refusal::Never && !self.plan().lies(device) {
-                let turn = &mut Turn { device, space, refusal, choices };
-                self.write_own(turn);
-                self.write_pair(turn);
-                self.splice(turn);
+        spaces.into_iter().for_each(|space| self.write_some(device, space, choices));
+    }
+
+    /// Somebody who may write does so, and adds to what others write too.
+    pub(crate) fn write_some(&mut self, device: usize, space: usize, choices: &mut Choices) {
+        let refusal = self.refusal(device, space);
+        if refusal == Refusal::Never && !self.plan().lies(device) {
+            let turn = &mut Turn { device, space, refusal, choices };
+            self.write_own(turn);
+            self.write_pair(turn);
+            self.splice(turn);
+            if turn.choices.chance(50) {
+                self.write_shared(turn);
+                self.add(turn);
+                self.delete_own(turn);
             }
         }
     }
@@ -248,6 +204,9 @@ impl World {
     fn refusal(&self, device: usize, space: usize) -> Refusal {
         let hosted = self.devices[device].running.as_ref().and_then(|running| running.hosted.get(&space));
         let role = hosted.and_then(|hosted| hosted.replica.core().state().role());
+        if self.knows_itself_cut(device, space) {
+            return Refusal::Lost;
+        }
         match (self.plan().spaces[space].role(device).is_some_and(Role::writes), role) {
             (false, _) => Refusal::Always,
             (true, None) => Refusal::Stranger,
@@ -457,7 +416,7 @@ impl World {
         let seen = ledger.seen.get(name).is_some_and(|devices| devices.contains(&device));
         let own = |tried: &Tried| tried.device == device && tried.fate == Fate::Acknowledged;
         let written = ledger.expected(name).is_some_and(|(tried, _)| own(tried));
-        (seen || written) && !ledger.condemned.contains(name)
+        (seen || written) && !ledger.condemned.contains(name) && !self.may_be_cut(space, name)
     }
 
     pub(crate) fn ask(&mut self, device: usize, space: usize, query: Query, about: About) {

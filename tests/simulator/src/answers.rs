@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use syncline::documents::{Answer, ChangeEvent, DocumentError, List, Written};
+use syncline_sync::Replica;
 
 use crate::happening::Happening;
 use crate::ledger::{About, Fate, LastWrite, Refusal};
@@ -46,8 +47,9 @@ impl World {
             self.trace.count(Happening::AcknowledgedParted, 1);
         }
         let (id, boot) = (self.surroundings.ids[device], self.devices[device].boots);
+        let durable = self.hosted(device, space).map_or(0, |hosted| hosted.replica.core().state().durable(&id));
+        let knows_itself_cut = self.knows_itself_cut(device, space);
         let ledger = &mut self.ledgers[space];
-        let durable = ledger.durable.get(&device).map_or(0, |vector| vector.sequence(&id));
         let tried = ledger.tried.get_mut(&token).expect("it was just found");
         (tried.fate, tried.sequence) = (Fate::Acknowledged, sequence);
         let (refusal, own) = (tried.refusal, !tried.puts.is_empty() || tried.adds.is_some() || tried.is_text);
@@ -55,8 +57,9 @@ impl World {
             let last = LastWrite { key: key.clone(), version: written.version, boot };
             ledger.last_writes.insert(device, last);
         }
-        let in_order = !tried.is_text || ledger.texts.entry(device).or_default().acknowledged(token);
-        if refusal == Refusal::Always && sequence.is_some() {
+        let in_order = !tried.is_text || ledger.texts.entry(device).or_default().acknowledged(token, sequence);
+        let may_not = refusal == Refusal::Always || (refusal == Refusal::Lost && knows_itself_cut);
+        if may_not && sequence.is_some() {
             self.violate(format!("#{device} wrote {token} and may not write"));
         } else if sequence.unwrap_or(0) > durable || (own && sequence.is_none()) {
             self.violate(format!("#{device} acknowledged {token} as {sequence:?}, durable is {durable}"));
@@ -81,11 +84,17 @@ impl World {
             use DocumentError::{BadEdit, NotFound, Undone};
             matches!(error, NotFound { .. } | BadEdit { .. } | Undone { .. })
         };
-        use DocumentError::{BegunAnew, NotYet};
+        use DocumentError::{BegunAnew, LostRight, NotYet};
+        let is_cut = self.ledgers[space].decided.ever_cut.contains(&device);
         let is_governed = self.is_governed(device, space);
         match refusal {
             Refusal::Always => self.trace.count(Happening::RefusedRole, 1),
             Refusal::Stranger => self.trace.count(Happening::RefusedStranger, 1),
+            // It was cut, and knew it when it was asked or came to know it before it answered.
+            Refusal::Lost | Refusal::Never | Refusal::Misfit if is_cut && matches!(error, LostRight { .. }) => {
+                self.trace.count(Happening::RefusedLost, 1);
+            }
+            Refusal::Lost if misfit(error) || matches!(error, BegunAnew) => {}
             Refusal::Misfit if misfit(error) => {}
             // An epoch began, and its key comes with a later operation.
             _ if is_governed && (matches!(error, NotYet { .. } | BegunAnew) || misfit(error)) => {
@@ -109,11 +118,13 @@ impl World {
         let wrong = value.is_some_and(|value| value != expected);
         let id = self.surroundings.ids[author];
         let durable = self.ledgers[space].durable.get(&device).map_or(0, |vector| vector.sequence(&id));
+        // Of a log that was cut less counts as held than before.
+        let is_cut = self.ledgers[space].decided.ever_cut.contains(&author);
         if wrong {
             self.violate(format!("#{device} shows another value of {name} than was written"));
         } else if fate == Fate::Refused {
             self.violate(format!("#{device} shows {name}, which was refused"));
-        } else if sequence > durable && !self.devices[device].damage.is_healing(space) {
+        } else if sequence > durable && !self.devices[device].damage.is_healing(space) && !is_cut {
             // What damage keeps its core from holding may well be in its log and its documents.
             self.violate(format!("#{device} shows {name} before it is durable there"));
         }
@@ -144,7 +155,7 @@ impl World {
                 self.sees(device, space, &key, Some(&view.value));
             }
             (About::Document { key, must_exist }, Err(DocumentError::NotFound { .. })) => {
-                if must_exist && !is_healing {
+                if must_exist && !is_healing && !self.may_be_cut(space, &key) {
                     self.violate(format!("#{device} lost {key}, which it has shown or acknowledged"));
                 }
             }
@@ -192,7 +203,9 @@ impl World {
         boot: u64,
         result: Result<Answer, DocumentError>,
     ) {
-        let is_gone = self.ledgers[space].condemned.contains(key) || self.devices[device].damage.is_healing(space);
+        let is_gone = self.ledgers[space].condemned.contains(key)
+            || self.devices[device].damage.is_healing(space)
+            || self.may_be_cut(space, key);
         match result {
             Ok(Answer::Document(view)) => {
                 self.trace.count(Happening::ReadOwnWrite, 1);
@@ -216,8 +229,9 @@ impl World {
             Err(DocumentError::NotFound { .. }) => "",
             other => return self.violate(format!("#{device} cannot show its text: {other:?}")),
         };
+        let is_cut = self.ledgers[space].decided.ever_cut.contains(&device);
         let text = self.ledgers[space].texts.entry(device).or_default();
-        if !text.settled(found) {
+        if !text.settled(found) && !is_cut {
             return self.violate(format!("#{device} shows its text as it cannot be: {found:?}"));
         }
         self.trace.count(Happening::TextSettled, 1);
@@ -271,7 +285,9 @@ impl World {
         }
         for event in events {
             let durable = self.ledgers[space].durable.get(&device).map_or(0, |vector| vector.sequence(&event.author));
-            if event.sequence > durable && !self.devices[device].damage.is_healing(space) {
+            let author = self.surroundings.number(&event.author);
+            let is_cut = author.is_some_and(|author| self.ledgers[space].decided.ever_cut.contains(&author));
+            if event.sequence > durable && !self.devices[device].damage.is_healing(space) && !is_cut {
                 let sequence = event.sequence;
                 self.violate(format!("#{device} shows operation {sequence} before it is durable"));
             }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use syncline_model::membership::{ChainRecord, Statement};
 use syncline_model::{DeviceId, Role, VectorEntry, VersionVector};
 use syncline_sync::Replica;
 use syncline_sync::limits::{
@@ -59,6 +60,10 @@ impl World {
         }
         for space in 0..self.ledgers.len() {
             self.remember_durable(number, space);
+            self.learn_decisions(number, space);
+        }
+        if !self.revocations.is_empty() {
+            self.watch_revocations();
         }
         if !self.devices[number].damage.healing.is_empty() {
             self.check_healing(number);
@@ -157,7 +162,8 @@ impl World {
             }
             let Some(hosted) = self.hosted(number, space) else { return Some(format!("#{number} does not run")) };
             let state = hosted.replica.core().state();
-            if state.role() != Some(member.role) {
+            let role = *self.ledgers[space].decided.roles.get(&number).unwrap_or(&member.role);
+            if state.role() != Some(role) {
                 let forks = |number: usize| {
                     let forks =
                         self.hosted(number, space).map(|hosted| hosted.replica.core().state().membership().forks());
@@ -181,8 +187,8 @@ impl World {
                     "#{number} knows itself as {:?}, forks {:?}; the steward, forks {:?}, admitted it by {:?}",
                     state.role(),
                     forks(number),
-                    forks(plan.steward),
-                    came(plan.steward)
+                    forks(self.ledgers[space].decided.steward),
+                    came(self.ledgers[space].decided.steward)
                 ));
             }
             let (vector, admission) = (state.vector(), state.admission());
@@ -199,6 +205,9 @@ impl World {
                     admission.wanted(),
                     admission.wanted_by_id()
                 ));
+            }
+            if let Some(lacking) = self.lacks_keys(number, space) {
+                return Some(lacking);
             }
             let (other, expected) = *first.get_or_insert((number, vector));
             if !self.honest_entries(expected).eq(self.honest_entries(vector)) {
@@ -285,6 +294,7 @@ impl World {
         for (space, members) in plan.spaces.iter().map(|space| &space.members).enumerate() {
             self.ledgers[space].shown.clear();
             self.ledgers[space].feeds.clear();
+            self.take_counts(space);
             let present = members.keys().filter(|device| !plan.lies(**device) && !self.is_removed(**device, space));
             for device in present.copied().collect::<Vec<_>>() {
                 self.ask_everything(device, space);
@@ -314,18 +324,27 @@ impl World {
 
     /// A removed device has no key of an epoch that began with its removal or later.
     fn check_removed(&mut self, space: usize) -> Result<(), Violation> {
-        let members: Vec<usize> = self.plan().spaces[space].members.keys().copied().collect();
-        for number in members {
-            if !self.is_removed(number, space) {
-                continue;
-            }
-            let steward = self.hosted(self.plan().spaces[space].steward, space);
-            let present = steward.map(|hosted| hosted.replica.core().state().membership().epoch());
-            let Some(hosted) = self.hosted(number, space) else { continue };
+        let Some(steward) = self.hosted(self.ledgers[space].decided.steward, space) else { return Ok(()) };
+        let chain = steward.replica.core().state().membership().chain().to_vec();
+        for number in self.ledgers[space].decided.removed.clone() {
+            let id = self.surroundings.ids[number];
+            let removes = |record: &&ChainRecord| match &record.record.statement {
+                Statement::Removal { cuts } => cuts.iter().any(|cut| cut.author == id),
+                Statement::Takeover(takeover) => takeover.cut.author == id,
+                _ => false,
+            };
+            let after = chain.iter().skip_while(|record| !removes(record));
+            let begun = after.filter_map(|record| match record.record.statement {
+                Statement::Epoch { epoch, .. } => Some(epoch),
+                _ => None,
+            });
+            let (begun, Some(hosted)) = (begun.min(), self.hosted(number, space)) else { continue };
             let keys = hosted.replica.core().state().keys();
             let latest = keys.content.keys().chain(keys.replication.keys()).max().copied();
-            if latest >= present {
-                return Err(Violation(format!("#{number} was removed and has the keys of epoch {latest:?}")));
+            if begun.is_none() || latest >= begun {
+                return Err(Violation(format!(
+                    "#{number} was removed, with which epoch {begun:?} began, and has the keys of epoch {latest:?}"
+                )));
             }
             self.trace.count(Happening::CheckedRemoved, 1);
         }
@@ -369,10 +388,11 @@ impl World {
     fn check_outcome_of(&mut self, space: usize) -> Result<(), Violation> {
         self.check_unentitled(space)?;
         self.check_removed(space)?;
+        self.check_cuts(space)?;
         if self.plan().seed.is_multiple_of(VERIFIED_EVERY) {
             self.check_logs(space)?;
         }
-        let steward = self.plan().spaces[space].steward;
+        let steward = self.ledgers[space].decided.steward;
         let Some(shown) = self.ledgers[space].shown.remove(&steward) else {
             // The space was left out.
             return Ok(());
@@ -380,24 +400,27 @@ impl World {
         let documents = &shown.documents;
         let places = shown.conflicts.iter().flat_map(|page| &page.documents).map(|document| document.places.len());
         self.trace.count(Happening::CheckedPlaces, places.sum::<usize>() as u64);
-        let all_tried = std::mem::take(&mut self.ledgers[space].tried);
+        let all_tried = self.ledgers[space].tried.clone();
         for tried in all_tried.values() {
             self.check_held(space, tried)?;
             self.check_own(space, tried, documents)?;
         }
         for name in self.ledgers[space].counters.keys().cloned().collect::<Vec<_>>() {
-            self.check_counter(&name, &all_tried, documents.get(&name))?;
+            self.check_counter(space, &name, &all_tried, documents.get(&name))?;
         }
-        let ledger = &mut self.ledgers[space];
-        ledger.tried = all_tried;
+        let ledger = &self.ledgers[space];
         for (name, devices) in &ledger.seen {
-            if !documents.contains_key(name) && !ledger.condemned.contains(name) {
+            if !documents.contains_key(name) && !ledger.condemned.contains(name) && !ledger.may_be_gone(name) {
                 return Err(Violation(format!("{name} was seen at {devices:?} and is gone")));
             }
         }
         for (device, text) in &ledger.texts {
             let found = documents.get(&text_of(*device)).and_then(|value| value["text"].as_str()).unwrap_or_default();
-            if !text.may_end_as(found) {
+            let may_be = match ledger.counts.get(device) {
+                Some(counts) => text.may_end_as_after(*counts, found),
+                None => text.may_end_as(found),
+            };
+            if !may_be {
                 return Err(Violation(format!("the text of #{device} is {found:?}, expected {text:?}")));
             }
             self.trace.count(Happening::CheckedTexts, 1);
@@ -410,7 +433,7 @@ impl World {
 
     /// An acknowledged operation is held by everybody; the vectors are equal, so one device speaks for all.
     fn check_held(&self, space: usize, tried: &Tried) -> Result<(), Violation> {
-        let (Fate::Acknowledged, Some(sequence)) = (tried.fate, tried.sequence) else { return Ok(()) };
+        let (Fate::Acknowledged, Some(sequence)) = (self.ledgers[space].fate(tried), tried.sequence) else { return Ok(()) };
         let author = self.surroundings.ids[tried.device];
         let expected =
             self.ledgers[space].logs.get(&tried.device).and_then(|log| log.get(sequence as usize - 1)).copied();
@@ -430,18 +453,19 @@ impl World {
     }
 
     fn check_own(&mut self, space: usize, tried: &Tried, documents: &BTreeMap<String, Value>) -> Result<(), Violation> {
-        let mut found = BTreeSet::new();
+        let (mut found, fate) = (BTreeSet::new(), self.ledgers[space].fate(tried));
         for (name, value) in &tried.puts {
             if self.ledgers[space].condemned.contains(name) {
                 continue;
             }
             found.insert(documents.contains_key(name));
-            match (tried.fate, documents.get(name)) {
+            match (fate, documents.get(name)) {
                 (_, Some(other)) if other != value => {
                     return Err(Violation(format!("{name} has another value than was written")));
                 }
                 (Fate::Acknowledged, None) => return Err(Violation(format!("{name} was acknowledged and is gone"))),
                 (Fate::Refused, Some(_)) => return Err(Violation(format!("{name} was refused and is there"))),
+                (Fate::Cut, Some(_)) => return Err(Violation(format!("{name} was cut and is there"))),
                 (_, Some(value)) if value["text"].as_str().is_some_and(|text| text.len() > LARGE_CHARACTERS) => {
                     self.trace.count(Happening::CheckedLarge, 1);
                 }
@@ -456,7 +480,11 @@ impl World {
             self.trace.count(happening, 1);
         }
         for name in &tried.deletes {
-            match (tried.fate, documents.contains_key(name)) {
+            let put = self.ledgers[space].expected(name).map(|(put, _)| self.ledgers[space].fate(put));
+            match (fate, documents.contains_key(name)) {
+                (Fate::Cut, false) if put == Some(Fate::Acknowledged) => {
+                    return Err(Violation(format!("the deletion of {name} was cut and it is gone")));
+                }
                 (Fate::Acknowledged, true) => {
                     return Err(Violation(format!("the deletion of {name} was acknowledged and it is there")));
                 }
@@ -474,6 +502,7 @@ impl World {
     /// A counter holds at least what was acknowledged and at most what was asked for.
     fn check_counter(
         &mut self,
+        space: usize,
         name: &str,
         all_tried: &BTreeMap<u64, Tried>,
         document: Option<&Value>,
@@ -481,13 +510,13 @@ impl World {
         let (mut least, mut most, mut devices) = (0, 0, BTreeSet::new());
         for tried in all_tried.values() {
             let Some((_, by)) = tried.adds.as_ref().filter(|(counter, _)| counter == name) else { continue };
-            match tried.fate {
+            match self.ledgers[space].fate(tried) {
                 Fate::Acknowledged => {
                     (least, most) = (least + by, most + by);
                     devices.insert(tried.device);
                 }
                 Fate::Unanswered => most += by,
-                Fate::Refused | Fate::Open => {}
+                Fate::Refused | Fate::Cut | Fate::Open => {}
             }
         }
         let value = document.and_then(|document| document["count"].as_u64());

@@ -4,7 +4,7 @@
 //! happened to. What a device lost of its own log alone could be had from nobody, and it would have to know that others
 //! may hold it.
 
-use syncline_model::VersionVector;
+use syncline_model::{DeviceId, VersionVector};
 use syncline_storage::Disk;
 use syncline_sync::Replica;
 
@@ -115,18 +115,27 @@ impl World {
             durable >= last && !self.devices[*other].damage.concerns(space, author, first, last)
         };
         let others = self.plan().spaces[space].members.keys();
-        others.filter(|other| **other != number && !self.plan().lies(**other)).any(holds)
+        let gives = |other: &&usize| {
+            **other != number && !self.plan().lies(**other) && !self.plan().may_be_removed(space, **other)
+        };
+        others.filter(gives).any(holds)
     }
 
     /// Takes note that a device holds again what damage took from it.
     pub(crate) fn check_healing(&mut self, number: usize) {
         let Some(running) = &self.devices[number].running else { return };
         let is_whole = |(space, before): &(usize, VersionVector)| {
+            let cuts = &self.ledgers[*space].decided.cuts;
+            // What lies behind a cut is not offered any more.
+            let least = |id: &DeviceId, sequence: u64| {
+                let cut = self.surroundings.number(id).and_then(|author| cuts.get(&author));
+                cut.map_or(sequence, |cut| sequence.min(*cut))
+            };
             running.hosted.get(space).is_some_and(|hosted| {
                 let admitted = hosted.replica.core().state().admission().admitted();
                 let vector = hosted.replica.core().state().vector();
                 let covers =
-                    |held: &VersionVector| before.iter().all(|(id, entry)| held.sequence(id) >= entry.sequence);
+                    |held: &VersionVector| before.iter().all(|(id, entry)| held.sequence(id) >= least(id, entry.sequence));
                 covers(admitted) && covers(vector)
             })
         };

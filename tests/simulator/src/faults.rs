@@ -26,6 +26,8 @@ pub(crate) enum Later {
     CutInPage { edge: usize, generation: u64 },
     /// A disk has room again.
     DiskFreed { device: usize },
+    /// The steward removes a device, or takes its right to write.
+    Cut { space: usize, device: usize, removes: bool },
 }
 
 /// How a device goes down.
@@ -103,6 +105,7 @@ impl World {
                 }
             }
             Later::DiskFreed { device } => self.free_disk(device),
+            Later::Cut { space, device, removes } => self.cut_off(space, device, removes),
         }
     }
 
@@ -135,6 +138,16 @@ impl World {
             }
         }
         let lasts_us = choices.between(100 * MILLISECOND_US, self.plan().horizon_us / 2);
+        self.later(lasts_us, Event::Later(Later::PartitionEnds(number)));
+    }
+
+    /// Parts one device from all others for a while.
+    pub(crate) fn part_off(&mut self, device: usize, lasts_us: u64) {
+        let others = (0..self.devices.len()).filter(|other| *other != device);
+        let directions = others.flat_map(|other| [(device, other), (other, device)]).collect();
+        let number = self.number();
+        self.parted.insert(number, directions);
+        self.note(device, Happening::PartitionSymmetric, [number, 0], || format!("#{device} from the others"));
         self.later(lasts_us, Event::Later(Later::PartitionEnds(number)));
     }
 
@@ -295,7 +308,7 @@ impl World {
 
     /// From here on nothing goes wrong any more, but for liars, who go on lying.
     pub(crate) fn heal(&mut self) {
-        self.healed = true;
+        (self.healed, self.healed_us) = (true, self.now_us);
         self.parted.clear();
         self.note(0, Happening::Healed, [0, 0], String::new);
         for connection in &mut self.connections {

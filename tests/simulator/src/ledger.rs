@@ -6,6 +6,7 @@ use serde_json::Value;
 use syncline::documents::{ConflictPage, Version};
 use syncline_model::{IdPrefix, Ticket, VersionVector};
 
+use crate::governing::{Decided, RecordsKnown};
 use crate::streams::{Stream, Told};
 use crate::texts::Text;
 
@@ -18,6 +19,8 @@ pub(crate) enum Fate {
     Acknowledged,
     /// Answered by an error: it must never be seen.
     Refused,
+    /// Acknowledged, and behind what counts of its device's log now: nothing of it may be seen at the end.
+    Cut,
     /// Its device stopped before it answered: it may have been written or not, as a whole.
     Unanswered,
 }
@@ -52,6 +55,8 @@ pub(crate) enum Refusal {
     Stranger,
     /// Always: its device may not write.
     Always,
+    /// Always: its device knows that it lost the right to write.
+    Lost,
 }
 
 /// A question that somebody asked.
@@ -127,6 +132,17 @@ pub(crate) struct Ledger {
     /// What each device said to be durable when it last settled.
     pub(crate) durable: BTreeMap<usize, VersionVector>,
     pub(crate) shown: BTreeMap<usize, Shown>,
+    /// What the records say.
+    pub(crate) decided: Decided,
+    /// Governing acts that are asked for: by whom, and what the records said then.
+    pub(crate) acts: BTreeMap<u64, (usize, RecordsKnown)>,
+    /// Whether a device stopped before it told what became of such an act.
+    pub(crate) has_lost_acts: bool,
+    /// Whether somebody was asked to take it over: until that is known nobody else is asked to govern, since what the
+    /// former steward decided at the same time would be as if it had never been.
+    pub(crate) is_being_taken_over: bool,
+    /// At the end, how far the logs count that were cut.
+    pub(crate) counts: BTreeMap<usize, u64>,
     /// For whom an invitation is made.
     pub(crate) invitations: BTreeMap<u64, Vec<usize>>,
     pub(crate) tickets: BTreeMap<usize, Ticket>,
@@ -136,6 +152,11 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// Of a space that this device founds.
+    pub(crate) fn new(founder: usize) -> Self {
+        Self { decided: Decided { steward: founder, ..Decided::default() }, ..Self::default() }
+    }
+
     /// How many transactions and questions wait for their answer.
     pub(crate) fn open_questions(&self) -> usize {
         self.open.len() + self.questions.len()
@@ -151,6 +172,8 @@ impl Ledger {
         if let Some(text) = self.texts.get_mut(&device) {
             text.stopped();
         }
+        let lost = self.acts.extract_if(.., |_, (other, _)| *other == device).count();
+        self.has_lost_acts |= lost > 0;
         self.questions.retain(|_, question| question.device != device);
         self.streams.retain(|_, stream| stream.device != device);
     }
@@ -160,6 +183,23 @@ impl Ledger {
         let tried = self.tried.get(self.puts.get(key)?)?;
         let (_, value) = tried.puts.iter().find(|(other, _)| other == key)?;
         Some((tried, value))
+    }
+
+    /// What became of a transaction, as far as its device's log counts at the end.
+    pub(crate) fn fate(&self, tried: &Tried) -> Fate {
+        let counts = self.counts.get(&tried.device).copied().unwrap_or(u64::MAX);
+        match tried.fate {
+            Fate::Acknowledged if tried.sequence.is_some_and(|sequence| sequence > counts) => Fate::Cut,
+            fate => fate,
+        }
+    }
+
+    /// Whether something may be gone at the end that somebody saw, since its author's log was cut before it.
+    pub(crate) fn may_be_gone(&self, name: &str) -> bool {
+        self.expected(name).is_some_and(|(tried, _)| {
+            let counts = self.counts.get(&tried.device);
+            counts.is_some_and(|counts| tried.sequence.is_none_or(|sequence| sequence > *counts))
+        })
     }
 
     /// How many transactions were acknowledged.

@@ -21,6 +21,7 @@ mod checks;
 mod damage;
 mod device;
 mod faults;
+mod governing;
 mod happening;
 mod hosted;
 mod ledger;
@@ -70,6 +71,8 @@ pub struct Outcome {
     pub virtual_us: u64,
     /// The longest virtual time from everything having healed to agreement, in microseconds.
     pub agreed_after_us: u64,
+    /// How long each removal took, in microseconds, until all who were connected with the steward had the new keys.
+    pub revoked_after_us: Vec<u64>,
     /// Operations that all devices hold at the end, once each.
     pub operations: u64,
     /// Transactions that were acknowledged.
@@ -91,6 +94,7 @@ pub fn run(seed: u64, reduction: &Reduction, detail: Detail) -> Outcome {
     };
     let (virtual_us, agreed_after_us, operations) = (world.now_us, world.agreed_after_us, world.operations());
     let acknowledged = world.ledgers.iter().map(ledger::Ledger::acknowledged).sum();
+    let revoked_after_us = std::mem::take(&mut world.revoked_after_us);
     let (hash, coverage, lines, dropped) = world.into_trace().finish();
     let reduction = reduction.clone();
     Outcome {
@@ -103,6 +107,7 @@ pub fn run(seed: u64, reduction: &Reduction, detail: Detail) -> Outcome {
         dropped,
         virtual_us,
         agreed_after_us,
+        revoked_after_us,
         operations,
         acknowledged,
         devices,

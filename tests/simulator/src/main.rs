@@ -195,6 +195,7 @@ struct Totals {
     devices: u64,
     virtual_us: u64,
     agreed_after_us: u64,
+    revoked_after_us: Vec<u64>,
     coverage: Coverage,
     failures: Vec<Outcome>,
 }
@@ -269,6 +270,7 @@ impl Totals {
         self.devices += outcome.devices as u64;
         self.virtual_us += outcome.virtual_us;
         self.agreed_after_us = self.agreed_after_us.max(outcome.agreed_after_us);
+        self.revoked_after_us.extend(&outcome.revoked_after_us);
         self.coverage.add(&outcome.coverage);
         if outcome.violation.is_some() {
             self.failures.push(outcome);
@@ -282,6 +284,18 @@ fn print_coverage(out: &mut impl Write, coverage: &Coverage) -> io::Result<()> {
         writeln!(out, "{:>12} {mark} {}", coverage.times(*happening), happening.text())?;
     }
     writeln!(out, "{:>12} * injected faults: the sum of those", coverage.faults())
+}
+
+fn print_revocations(out: &mut impl Write, revoked_after_us: &[u64]) -> io::Result<()> {
+    let mut all = revoked_after_us.to_vec();
+    all.sort_unstable();
+    let Some(slowest) = all.last() else { return Ok(()) };
+    let (median, slowest, count) = (all[all.len() / 2] as f64 / 1e6, *slowest as f64 / 1e6, all.len());
+    writeln!(
+        out,
+        "{count} removals: all who were connected had the new keys after {median:.3} virtual seconds (median), {slowest:.1} \
+         at most"
+    )
 }
 
 fn print_totals(
@@ -300,6 +314,7 @@ fn print_totals(
     writeln!(out, "commit {}, {repeated} seeds run twice to compare their traces, {devices} devices", commit())?;
     writeln!(out, "virtual time {hours} h, real time {seconds:.1} s, {rate:.1} runs per second and core")?;
     writeln!(out, "slowest agreement {agreed:.1} virtual seconds after everything healed (limit {limit})")?;
+    print_revocations(out, &totals.revoked_after_us)?;
     writeln!(out, "seeds            {runs}")?;
     writeln!(out, "injected faults  {}", coverage.faults())?;
     writeln!(out, "operations       {operations}")?;

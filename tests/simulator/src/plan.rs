@@ -7,6 +7,7 @@ mod spaces;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use syncline_model::Role;
 use syncline_sync::Config;
 use syncline_sync::limits::{GOSSIP_INLINE_BYTES_MAX, PAGE_BYTES_MAX, PAGE_BYTES_MIN, SUMMARY_AUTHORS_FEW};
 
@@ -75,8 +76,26 @@ pub(crate) enum ActionKind {
     ReadOwnWrite,
     /// The steward begins an epoch.
     Rotate,
-    /// The steward removes somebody who does not write.
-    Remove,
+    /// The steward removes this device.
+    Remove(usize),
+    /// The steward makes this device a reader.
+    Demote(usize),
+    /// The steward makes this device the steward.
+    HandOver(usize),
+    /// This device becomes the steward with the recovery key.
+    TakeOver(usize),
+}
+
+impl ActionKind {
+    /// The device that it concerns beside the one that does it.
+    fn target(self) -> Option<usize> {
+        match self {
+            Self::Remove(target) | Self::Demote(target) | Self::HandOver(target) | Self::TakeOver(target) => {
+                Some(target)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Everything that a seed decides before the run begins.
@@ -183,11 +202,63 @@ impl Plan {
         let acts = (0..GOVERNING_ACTS_MAX).filter_map(|index| plan.draw_governing(index));
         plan.actions.extend(acts.collect::<Vec<_>>());
         plan.actions.retain(|action| {
+            let members = &plan.spaces[action.space].members;
             !reduction.actions.contains(&action.index)
-                && plan.spaces[action.space].members.contains_key(&action.device)
+                && members.contains_key(&action.device)
+                && action.kind.target().is_none_or(|target| members.contains_key(&target))
                 && plan.devices[action.device].liar.is_none()
         });
+        plan.connect_around_removed();
         plan
+    }
+
+    /// Whoever was connected with somebody who may be removed is connected with one who stays, as people see to it.
+    fn connect_around_removed(&mut self) {
+        for (number, space) in self.spaces.iter().enumerate() {
+            let stays = self.last_steward(number);
+            let gone: Vec<usize> =
+                space.members.keys().copied().filter(|device| self.may_be_removed(number, *device)).collect();
+            let beside = |a: &usize| gone.iter().any(|b| self.edges.contains(&(*a.min(b), *a.max(b))));
+            let left = space.members.keys().copied().filter(|device| *device != stays && beside(device));
+            let added: Vec<(usize, usize)> = left.map(|device| (device.min(stays), device.max(stays))).collect();
+            for edge in added {
+                if !self.edges.contains(&edge) {
+                    self.edges.push(edge);
+                }
+            }
+        }
+    }
+
+    /// Who is the steward of a space when all governing is done, and never removed.
+    pub(crate) fn last_steward(&self, space: usize) -> usize {
+        let taker = self.actions.iter().find_map(|action| match action.kind {
+            ActionKind::TakeOver(taker) if action.space == space && self.may_take_over(space, taker) => Some(taker),
+            _ => None,
+        });
+        taker.unwrap_or(self.spaces[space].steward)
+    }
+
+    fn may_take_over(&self, space: usize, device: usize) -> bool {
+        self.spaces[space].role(device) == Some(Role::Writer) && !self.lies(device)
+    }
+
+    /// Whether a device may be removed from a space in the course of the run.
+    pub(crate) fn may_be_removed(&self, space: usize, device: usize) -> bool {
+        let steward = self.spaces[space].steward;
+        let acts = || self.actions.iter().filter(|action| action.space == space).map(|action| action.kind);
+        let is_taken_over = self.last_steward(space) != steward;
+        device != self.last_steward(space)
+            && acts().any(|kind| match kind {
+                ActionKind::Remove(target) => target == device,
+                ActionKind::HandOver(target) => is_taken_over && target == device,
+                ActionKind::TakeOver(_) => is_taken_over && device == steward,
+                _ => false,
+            })
+    }
+
+    /// Whether nothing goes wrong in this run.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.seed.is_multiple_of(FAULT_FREE_EVERY)
     }
 
     /// None where a stranger would do it, who is in no space.
@@ -225,9 +296,18 @@ impl Plan {
         let governed = Choices::new(self.seed, "governed", 0).below(3) == 0 && choices.chance(60);
         let space = choices.below(self.spaces.len() as u64) as usize;
         let at_us = choices.below(self.horizon_us);
-        let kind = if choices.chance(50) { ActionKind::Rotate } else { ActionKind::Remove };
+        let kind = choices.below(100);
         let (index, device) = (GOVERNING_INDEX + number, self.spaces[space].steward);
-        governed.then_some(PlannedAction { index, at_us, device, space, kind })
+        let others: Vec<usize> = self.spaces[space].drawn.iter().copied().filter(|other| *other != device).collect();
+        if !governed || others.is_empty() {
+            return None;
+        }
+        let target = choices.pick(&others);
+        let kind = match kind {
+            0..40 => ActionKind::Rotate,
+            _ => ActionKind::Remove(target),
+        };
+        Some(PlannedAction { index, at_us, device, space, kind })
     }
 
     /// The spaces that a device would be in if nothing were left out.

@@ -108,15 +108,19 @@ impl World {
                 if told.len() < feed.len() {
                     return Err(Violation(format!("#{device} tells of a change twice in space {space}")));
                 }
-                for tried in ledger.tried.values().filter(|tried| tried.fate == Fate::Acknowledged) {
+                for tried in ledger.tried.values() {
+                    let fate = ledger.fate(tried);
+                    if !matches!(fate, Fate::Acknowledged | Fate::Cut) {
+                        continue;
+                    }
                     let Some(sequence) = tried.sequence else { continue };
                     let author = self.surroundings.ids[tried.device];
                     let names = tried.puts.iter().map(|(name, _)| name).chain(&tried.deletes);
                     for key in names.cloned() {
                         let change = Told { key, author, sequence };
-                        if !told.contains(&change) {
-                            let Told { key, .. } = change;
-                            return Err(Violation(format!("#{device} does not tell of operation {sequence} on {key}")));
+                        if told.contains(&change) != (fate == Fate::Acknowledged) {
+                            let (Told { key, .. }, tells) = (change, if fate == Fate::Cut { "tells" } else { "does not tell" });
+                            return Err(Violation(format!("#{device} {tells} of operation {sequence} on {key}")));
                         }
                     }
                 }

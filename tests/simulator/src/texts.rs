@@ -25,6 +25,10 @@ pub(crate) struct Text {
     is_unknown: bool,
     /// That has ever been so.
     was_unknown: bool,
+    /// A stop has ever left open what became of an edit.
+    was_uncertain: bool,
+    /// The states that were acknowledged, with the positions of the operations that made them.
+    acknowledged: Vec<(u64, String)>,
     /// All states that it ever had or was asked to have.
     history: BTreeSet<String>,
 }
@@ -64,9 +68,10 @@ impl Text {
     }
 
     /// An edit is acknowledged; false when another one should have been first.
-    pub(crate) fn acknowledged(&mut self, token: u64) -> bool {
+    pub(crate) fn acknowledged(&mut self, token: u64, sequence: Option<u64>) -> bool {
         match self.open.pop_front() {
             Some((first, text)) if first == token => {
+                self.acknowledged.extend(sequence.map(|sequence| (sequence, text.clone())));
                 self.certain = text;
                 true
             }
@@ -92,6 +97,7 @@ impl Text {
         if self.open.is_empty() {
             return;
         }
+        self.was_uncertain = true;
         if self.possible.is_empty() {
             self.possible.push(self.certain.clone());
         }
@@ -115,6 +121,15 @@ impl Text {
         found.is_empty() || self.was_unknown || self.history.contains(found)
     }
 
+    /// Whether it may be this at the end, when so many operations of its author count.
+    pub(crate) fn may_end_as_after(&self, counts: u64, found: &str) -> bool {
+        if self.was_uncertain || self.was_unknown {
+            return self.may_be_seen(found);
+        }
+        let counting = self.acknowledged.iter().rev().find(|(sequence, _)| *sequence <= counts);
+        found == counting.map_or("", |(_, text)| text.as_str())
+    }
+
     /// Whether it may be this at the end.
     pub(crate) fn may_end_as(&self, found: &str) -> bool {
         let may = if self.possible.is_empty() {
@@ -136,8 +151,8 @@ mod tests {
         for token in 1..=3 {
             text.edit(token, &mut choices);
         }
-        assert!(text.acknowledged(1));
-        assert!(!text.clone().acknowledged(3));
+        assert!(text.acknowledged(1, Some(4)));
+        assert!(!text.clone().acknowledged(3, Some(5)));
         let states: Vec<String> = text.open.iter().map(|(_, text)| text.clone()).collect();
         text.stopped();
         assert!(states.iter().all(|state| text.may_end_as(state)) && !text.may_end_as("other"));
@@ -152,6 +167,6 @@ mod tests {
         }
         text.refused(2);
         text.refused(3);
-        assert!(text.acknowledged(1) && text.open.is_empty());
+        assert!(text.acknowledged(1, Some(4)) && text.open.is_empty());
     }
 }

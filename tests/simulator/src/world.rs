@@ -11,6 +11,7 @@ use syncline_storage::StorageError;
 
 use crate::device::{Device, Surroundings};
 use crate::faults::Later;
+use crate::governing::Revocation;
 use crate::happening::Happening;
 use crate::ledger::Ledger;
 use crate::message::{Message, SpaceInput, Wish};
@@ -98,6 +99,11 @@ pub(crate) struct World {
     pub(crate) ledgers: Vec<Ledger>,
     pub(crate) timing: Choices,
     pub(crate) healed: bool,
+    pub(crate) healed_us: u64,
+    pub(crate) revocations: Vec<Revocation>,
+    /// How long it took in each case until all who were connected with the steward had the keys of an epoch that began
+    /// with a removal.
+    pub(crate) revoked_after_us: Vec<u64>,
     /// The longest time from everything having healed to agreement.
     pub(crate) agreed_after_us: u64,
     numbers: u64,
@@ -110,7 +116,7 @@ impl World {
         let devices = (0..plan.devices.len()).map(|number| Device::new(&plan, number)).collect();
         let connections = plan.edges.iter().map(|edge| Connection::new(*edge)).collect();
         let edges = plan.edges.iter().copied().zip(0..).collect();
-        let ledgers = plan.spaces.iter().map(|_| Ledger::default()).collect();
+        let ledgers = plan.spaces.iter().map(|space| Ledger::new(space.steward)).collect();
         let timing = Choices::new(plan.seed, "timing", 0);
         Self {
             surroundings: Arc::new(Surroundings::new(plan)),
@@ -130,6 +136,9 @@ impl World {
             ledgers,
             timing,
             healed: false,
+            healed_us: 0,
+            revocations: Vec::new(),
+            revoked_after_us: Vec::new(),
             agreed_after_us: 0,
             numbers: 0,
             trace: Trace::new(detail),
@@ -194,7 +203,7 @@ impl World {
     /// Operations of all spaces, once each.
     pub(crate) fn operations(&self) -> u64 {
         let held = |space: usize| {
-            let steward = self.plan().spaces[space].steward;
+            let steward = self.ledgers[space].decided.steward;
             self.ledgers[space].durable.get(&steward).map_or(0, |vector| vector.operations())
         };
         (0..self.ledgers.len()).map(held).sum()
@@ -283,8 +292,13 @@ impl World {
                 let seconds = AGREEMENT_US_MAX / SECOND_US;
                 return Err(Violation(format!("no agreement {seconds} s after everything healed: {difference}")));
             }
+            self.watch_revocations();
+            if let Some(late) = self.late_revocation() {
+                return Err(Violation(late));
+            }
             self.run_until(self.now_us + LOOK_EVERY_US)?;
         }
+        self.watch_revocations();
         self.agreed_after_us = self.agreed_after_us.max(self.now_us - healed_us);
         self.note(0, Happening::Converged, [0, 0], String::new);
         Ok(())
@@ -513,7 +527,7 @@ impl World {
             Wish::Changed { space, token, events } => self.changed(number, space, token, &events),
             Wish::Unwatched { space, token, reason } => self.unwatched(number, space, token, &reason),
             Wish::Invited { space, token, outcome } => self.invited(space, token, outcome),
-            Wish::Governed { space, token, outcome } => self.governed(space, token, outcome),
+            Wish::Governed { space, token, outcome } => self.governed(number, space, token, outcome),
             Wish::Blamed { peer, why } => self.blamed(number, peer, &why),
             Wish::BeginAnew => {
                 self.note(number, Happening::BegunAnew, [0, 0], String::new);
