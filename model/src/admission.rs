@@ -388,6 +388,10 @@ impl Admission {
 
     /// The same for a run that is stored as a part of `log`: its author's own, or a branch.
     pub fn hold_in(&mut self, log: DeviceId, summary: &RunSummary, admitted: &mut Vec<Admitted>) -> bool {
+        // Whoever files a run in another one's log, as a forged backup does, would else speak for that one.
+        if self.logs.get(&log).is_some_and(|held| held.author != summary.author) {
+            return false;
+        }
         if log != summary.author && !self.logs.contains_key(&log) && !self.begin_branch(log, summary) {
             return false;
         }

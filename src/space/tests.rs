@@ -118,10 +118,7 @@ impl Net {
 
     /// A device with a log of its own that holds some runs already.
     fn host(&mut self, key: DeviceKey, runs: &[Filed], founds: bool) -> usize {
-        let store = Arc::new({
-            let options = OpenOptions { create: true, ..OpenOptions::default() };
-            Store::assemble(Arc::new(MemoryDisk::new()), Arc::new(MemoryIndex::new()), options).unwrap()
-        });
+        let store = Arc::new(empty_store());
         let space = self.genesis.space();
         store.create_space(space, Incarnation([self.nodes.len() as u8; 16]), &[]).unwrap();
         let mut core = Self::core(&key, empty_keys(&self.genesis));
@@ -446,6 +443,11 @@ impl Net {
     pub(super) fn recovery(&self) -> DeviceKey {
         self.recovery.clone()
     }
+}
+
+fn empty_store() -> Store {
+    let options = OpenOptions { create: true, ..OpenOptions::default() };
+    Store::assemble(Arc::new(MemoryDisk::new()), Arc::new(MemoryIndex::new()), options).unwrap()
 }
 
 fn empty_keys(genesis: &Genesis) -> SpaceKeys {

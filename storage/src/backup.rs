@@ -49,6 +49,8 @@ const FRAME_BYTES_MAX: usize = {
 const HASH_BYTES: usize = 32;
 /// Small files of the node, and of each space, that a backup holds at most.
 const FILES_MAX: u32 = 256;
+/// Logs of a space, and branches of them, that a backup holds at most.
+const LOGS_MAX: usize = 1 << 20;
 
 const KIND_FILE: u8 = 1;
 const KIND_SPACE: u8 = 2;

@@ -2,7 +2,7 @@
 
 use syncline_model::admission::Refusal;
 use syncline_model::membership::{MembershipError, Statement};
-use syncline_model::{Admitted, Dependency, DeviceId, DeviceKey, ForkProof, Kind, OperationId, Role, Run};
+use syncline_model::{Admitted, Dependency, DeviceId, DeviceKey, ForkProof, Kind, OperationId, Role, Run, RunSummary};
 
 use crate::plain::recompute;
 use crate::world::{Replica, Twist, World, epoch};
@@ -408,4 +408,18 @@ fn records_of_a_former_steward_are_none() {
     assert_eq!((membership.records(), membership.epoch(), membership.next_epoch()), (7, 2, 3));
     assert_eq!(membership.role(&world.id(4)), None);
     assert_eq!(membership.role(&world.id(0)), Some(Role::Writer), "and it may write documents");
+}
+
+#[test]
+fn what_a_device_files_in_another_ones_log_is_not_held() {
+    let mut world = begun();
+    let head = world.head(0);
+    world.data(1, Twist::None);
+    let own = world.operations().into_iter().rfind(|run| run.author == world.id(1)).expect("it wrote");
+    let mut admission = settled(&world).admission;
+    // As the next operation of the steward, by its position and what it follows.
+    let filed = RunSummary { first: admission.held(&world.id(0)) + 1, previous: head.id, ..own };
+    let mut admitted = Vec::new();
+    assert!(!admission.hold_in(world.id(0), &filed, &mut admitted));
+    assert!(admitted.is_empty() && admission.held(&world.id(0)) == head.sequence);
 }

@@ -1,7 +1,9 @@
-//! Attacks on what membership and sealing promise, each through the paths by which operations really come: gossip and
-//! pages that were asked for.
+//! Attacks on what membership and sealing promise, each through the paths by which operations really come: gossip,
+//! pages that were asked for, and backups that are restored.
 //!
 //! An attacker here holds keys of a device, and what it makes of them is handed to a replica as the network would.
+
+use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -16,13 +18,14 @@ use syncline_model::{
     Action, ContentKey, Dependency, DeviceId, DeviceKey, Entry, Header, Kind, Lineage, OperationId, Role, Run, SpaceId,
     Transaction,
 };
+use syncline_storage::{BackupWriter, Filed, Incarnation, restore};
 use syncline_sync::limits::STRANGERS_BYTES_MAX;
 use syncline_sync::{Event as SyncEvent, FrameId, Part, Request, RequestId, RunBytes, SummaryEntry};
 
 use super::super::core::Event;
 use super::super::replica::Input;
 use super::super::{Act, WriteError};
-use super::{JoinRefusal, Net};
+use super::{JoinRefusal, Net, empty_store};
 use crate::documents::DocumentError;
 
 /// What gossip carries under its seal.
@@ -36,9 +39,13 @@ enum Sealed {
 enum Way {
     Gossip,
     Page,
+    /// In a backup of the victim's log that somebody changed: whoever makes one can put the right hashes into it.
+    Restore,
 }
 
-const WAYS: [Way; 2] = [Way::Gossip, Way::Page];
+/// Runs of orphans that come in pages and backups, where nothing of them is kept in memory from one to the next.
+const RUNS_BY_OTHER_WAYS: usize = 25;
+const WAYS: [Way; 3] = [Way::Gossip, Way::Page, Way::Restore];
 
 impl Net {
     /// Hands a run to a replica as coming from a peer.
@@ -69,8 +76,30 @@ impl Net {
                 self.pages.remove(&peer);
                 self.give(victim, Input::Core(Event::Sync(SyncEvent::PeerGone { peer })));
             }
+            Way::Restore => self.restore_with(victim, &[run.to_vec()]),
         }
         self.drain();
+    }
+
+    /// Backs up a device's log, puts records' bodies at its end, and restores that in the place of the log. A backup
+    /// that is refused leaves everything as it is, and is blamed.
+    fn restore_with(&mut self, victim: usize, bodies: &[Vec<u8>]) {
+        let mut writer = BackupWriter::new(Vec::new()).unwrap();
+        writer.space(&self.nodes[victim].replica.log().reader(), &[], &mut |_| {}).unwrap();
+        let backup = with_bodies(self.genesis.space(), &writer.finish().unwrap().1, bodies);
+        let store = Arc::new(empty_store());
+        let incarnation = &mut || Incarnation([99; 16]);
+        match restore(&backup[..], &store, incarnation, &mut |_| Ok(None), &mut |_| {}) {
+            Ok(_) => {
+                let keys = self.nodes[victim].replica.core().state().keys().clone();
+                // Nobody may remember the log that was there before.
+                let former = std::mem::replace(&mut self.nodes[victim].store, store);
+                self.reopen(victim, keys);
+                drop(former);
+                self.settle_one(victim);
+            }
+            Err(error) => self.nodes[victim].blamed.push(format!("a backup: {error}")),
+        }
     }
 
     /// How many operations of a device a replica holds, and how many of them count.
@@ -113,6 +142,46 @@ impl Net {
         let header = self.next_header(author, kind, payload.len());
         signed(&self.nodes[author].key, &header, |_| payload.to_vec())
     }
+}
+
+/// A backup of one space with more runs at its end, their bodies as they are, and with counts and hashes that fit.
+fn with_bodies(space: SpaceId, backup: &[u8], bodies: &[Vec<u8>]) -> Vec<u8> {
+    const FRONT: usize = 20;
+    let (mut changed, mut rest) = (backup[..FRONT].to_vec(), &backup[FRONT..]);
+    let operations = |body: &Vec<u8>| Run::decode(space, body.clone()).map_or(1, |run| run.operations().len() as u64);
+    let added = [bodies.len() as u64, bodies.iter().map(operations).sum()];
+    let mut frame = |kind: u8, body: &[u8]| {
+        changed.push(kind);
+        changed.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        changed.extend_from_slice(body);
+    };
+    while let Some((head, tail)) = rest.split_first_chunk::<5>() {
+        let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let (body, tail) = tail.split_at(length);
+        // The last two numbers of a space's end, and of the backup's, are its runs and operations.
+        let counted = |before: &[u8]| {
+            let (front, counts) = before.split_at(before.len() - 16);
+            let counts = counts.chunks(8).zip(added);
+            let sums = counts.map(|(count, more)| u64::from_le_bytes(count.try_into().unwrap()) + more);
+            [front, &sums.flat_map(u64::to_le_bytes).collect::<Vec<u8>>()].concat()
+        };
+        match head[0] {
+            4 => {
+                for body in bodies {
+                    frame(3, &[&(body.len() as u32).to_le_bytes(), &body[..]].concat());
+                }
+                frame(4, &counted(body));
+            }
+            6 => frame(6, &counted(body)),
+            5 => {}
+            kind => frame(kind, body),
+        }
+        rest = tail;
+    }
+    let hash = blake3::hash(&changed);
+    changed.extend_from_slice(&[5, 32, 0, 0, 0]);
+    changed.extend_from_slice(hash.as_bytes());
+    changed
 }
 
 fn signed(key: &DeviceKey, header: &Header, payload: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
@@ -232,7 +301,9 @@ fn operations_of_strangers_readers_and_relays_do_not_count() {
         let stranger = net.device();
         let run = net.sealed_put(stranger, |header| header.epoch = 1, None);
         net.inject(victim, stranger, way, &run);
-        assert_eq!(net.held_and_counting(victim, &net.id(stranger)), (0, 0), "{way:?}");
+        let (held, counting) = net.held_and_counting(victim, &net.id(stranger));
+        // What is in a backup was taken in by somebody; from peers nothing of a stranger is.
+        assert_eq!((held > 0, counting), (matches!(way, Way::Restore), 0), "{way:?}");
     }
 }
 
@@ -364,26 +435,42 @@ fn records_of_others_than_the_steward_change_nothing() {
 fn a_million_orphans_take_bounded_memory_and_harm_nobody() {
     let (mut net, victim, _) = besieged(12, Role::Writer);
     let stranger = net.device();
-    let key = net.nodes[stranger].key.clone();
-    // As runs of 4,096 operations, none of which has what it follows.
-    for number in 0..245u64 {
-        let first = 2 + number * 5000;
-        let mut builder = RunBuilder::new(net.genesis.space(), key.id(), first, OperationId([number as u8 + 1; 32]));
+    let runs: Vec<Vec<u8>> = (0..245).map(|number| net.orphans(stranger, number)).collect();
+    for run in &runs {
+        net.inject(victim, stranger, Way::Gossip, run);
+    }
+    net.bears_orphans_of(victim, stranger);
+    for run in &runs[..RUNS_BY_OTHER_WAYS] {
+        net.inject(victim, stranger, Way::Page, run);
+    }
+    net.bears_orphans_of(victim, stranger);
+    net.restore_with(victim, &runs[..RUNS_BY_OTHER_WAYS]);
+    net.bears_orphans_of(victim, stranger);
+}
+
+impl Net {
+    /// A run of 4,096 operations that has not what it follows.
+    fn orphans(&self, author: usize, number: u8) -> Vec<u8> {
+        let (key, first) = (&self.nodes[author].key, 2 + u64::from(number) * 5000);
+        let mut builder = RunBuilder::new(self.genesis.space(), key.id(), first, OperationId([number + 1; 32]));
         for _ in 0..4096 {
             let (head, previous) = builder.head();
-            let mut header = net.next_header(stranger, Kind::DATA, 0);
+            let mut header = self.next_header(author, Kind::DATA, 0);
             (header.sequence, header.previous, header.epoch) = (head + 1, previous, 1);
             builder.push(&header, |_| Vec::new()).unwrap();
         }
-        let run = builder.finish(&key).unwrap();
-        net.inject(victim, stranger, Way::Gossip, run.bytes());
+        builder.finish(key).unwrap().bytes().to_vec()
     }
-    let load = net.nodes[victim].replica.core().engine().load();
-    assert!(load.pending_bytes <= STRANGERS_BYTES_MAX, "{load:?}");
-    assert_eq!(net.held_and_counting(victim, &key.id()), (0, 0));
-    net.put(victim, "goes on", json!(1)).unwrap();
-    net.settle();
-    net.all_show(&[0, victim], "goes on", Some(json!(1)));
+
+    fn bears_orphans_of(&mut self, victim: usize, stranger: usize) {
+        let core = self.nodes[victim].replica.core();
+        assert!(core.engine().load().pending_bytes <= STRANGERS_BYTES_MAX, "{:?}", core.engine().load());
+        assert_eq!(core.state().admission().waiting_operations(), 0);
+        assert_eq!(self.held_and_counting(victim, &self.id(stranger)), (0, 0));
+        self.put(victim, "goes on", json!(1)).unwrap();
+        self.settle();
+        self.all_show(&[0, victim], "goes on", Some(json!(1)));
+    }
 }
 
 #[test]
@@ -430,16 +517,18 @@ fn more_dependencies_than_an_operation_may_have_are_refused_unread() {
 
 #[test]
 fn a_time_in_the_far_future_decides_nothing() {
-    let (mut net, victim, attacker) = besieged(15, Role::Writer);
-    net.put(victim, "attack", json!("to be deleted")).unwrap();
-    net.settle();
-    // Its transaction says u64::MAX milliseconds; what counts is what it builds on, which is not this document.
-    let run = net.sealed_put(attacker, |_| {}, None);
-    net.inject(victim, attacker, Way::Page, &run);
-    net.all_show(&[victim], "attack", Some(json!("to be deleted")));
-    net.put(victim, "attack", json!("later")).unwrap();
-    net.settle();
-    net.all_show(&[0, victim], "attack", Some(json!("later")));
+    for way in WAYS {
+        let (mut net, victim, attacker) = besieged(15, Role::Writer);
+        net.put(victim, "attack", json!("to be deleted")).unwrap();
+        net.settle();
+        // Its transaction says u64::MAX milliseconds; what counts is what it builds on, which is not this document.
+        let run = net.sealed_put(attacker, |_| {}, None);
+        net.inject(victim, attacker, way, &run);
+        net.all_show(&[victim], "attack", Some(json!("to be deleted")));
+        net.put(victim, "attack", json!("later")).unwrap();
+        net.settle();
+        net.all_show(&[0, victim], "attack", Some(json!("later")));
+    }
 }
 
 #[test]
@@ -497,4 +586,37 @@ fn a_device_that_lost_the_right_to_write_is_told_why() {
     net.govern(0, Act::ChangeRole { device: net.id(attacker), role: Role::Reader }).unwrap();
     let refused = net.put(attacker, "more", json!(1));
     assert!(matches!(refused, Err(DocumentError::LostRight { .. })), "{refused:?}");
+}
+
+#[test]
+fn what_a_device_files_in_another_ones_log_does_not_speak_for_that_one() {
+    let (mut net, victim, attacker) = besieged(19, Role::Writer);
+    let members = net.nodes[victim].replica.core().state().membership().members().clone();
+    let promotion = Statement::Handover {
+        steward: net.id(attacker),
+        exchange: net.nodes[attacker].key.exchange_public(),
+    };
+    let record = net.nodes[victim].replica.core().state().membership().next_record(promotion, 0).encode();
+    // Signed rightly by the attacker, in the place of the steward's next operation.
+    let (sequence, previous) = {
+        let vector = net.nodes[victim].replica.core().state();
+        (net.held_and_counting(victim, &net.id(0)).0, syncline_sync::Replica::taken(vector, &net.id(0)).1)
+    };
+    let mut header = net.next_header(attacker, Kind::MEMBERSHIP, record.len());
+    (header.sequence, header.previous) = (sequence + 1, previous);
+    let run = signed(&net.nodes[attacker].key, &header, |_| record);
+    for log in [net.id(0), DeviceId([7; 32])] {
+        net.nodes[victim].blamed.clear();
+        net.restore_with(victim, &[[&[0xb7][..], &log.0, &run].concat()]);
+        assert_eq!(net.nodes[victim].blamed.len(), 1, "the backup is refused");
+    }
+    // Nor would it speak for it if it were stored.
+    let run = Run::decode(net.genesis.space(), run).unwrap().verify().unwrap();
+    let mut runs = net.stored(victim);
+    runs.push(Filed { log: net.id(0), run });
+    let keys = net.nodes[victim].replica.core().state().keys().clone();
+    let copy = net.host(net.nodes[victim].key.clone(), &runs, false);
+    net.reopen(copy, keys);
+    let membership = net.nodes[copy].replica.core().state().membership();
+    assert_eq!((membership.steward(), membership.members()), (Some(net.id(0)), &members));
 }

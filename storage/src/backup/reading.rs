@@ -1,13 +1,14 @@
 //! Reading and checking a backup. Its bytes come from outside: nothing is believed before it was checked.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-use syncline_model::SpaceId;
+use syncline_model::{DeviceId, OperationId, SpaceId, VerifiedRun, branch_log};
 
 use super::{
     BackupCheckpoint, BackupError, BackupFile, BackupSummary, FILES_MAX, FRAME_BYTES_MAX, FRAME_HEADER_BYTES,
-    FRONT_BYTES, HASH_BYTES, KIND_CHECKPOINT, KIND_END, KIND_FILE, KIND_RUNS, KIND_SPACE, KIND_SPACE_END, MAGIC, Place,
-    VERSION,
+    FRONT_BYTES, HASH_BYTES, KIND_CHECKPOINT, KIND_END, KIND_FILE, KIND_RUNS, KIND_SPACE, KIND_SPACE_END, LOGS_MAX,
+    MAGIC, Place, VERSION,
 };
 use crate::log::Filed;
 use crate::log::body::decode_body;
@@ -41,14 +42,27 @@ pub struct BackupReader<R> {
     hasher: blake3::Hasher,
     offset: u64,
     place: Place,
+    /// The logs of the space so far.
+    logs: BTreeMap<DeviceId, LogSoFar>,
+    /// Whether it began in the midst: then which logs there are is not known.
+    resumed: bool,
     done: bool,
+}
+
+/// What was read of a log.
+#[derive(Debug)]
+struct LogSoFar {
+    author: DeviceId,
+    last: u64,
+    head: OperationId,
 }
 
 impl<R: Read> BackupReader<R> {
     /// Begins to read.
     pub fn new(input: R) -> Result<Self, BackupError> {
         let place = Place::default();
-        let mut reader = Self { input, hasher: blake3::Hasher::new(), offset: 0, place, done: false };
+        let (hasher, logs) = (blake3::Hasher::new(), BTreeMap::new());
+        let mut reader = Self { input, hasher, offset: 0, place, logs, resumed: false, done: false };
         let mut front = [0; FRONT_BYTES];
         match reader.fill(&mut front) {
             Err(BackupError::EndsEarly { .. }) => return Err(BackupError::NotABackup),
@@ -67,7 +81,7 @@ impl<R: Read> BackupReader<R> {
         let BackupCheckpoint { offset, hash, place } = checkpoint;
         let mut hasher = blake3::Hasher::new();
         hasher.update(&hash);
-        Self { input, hasher, offset, place, done: false }
+        Self { input, hasher, offset, place, logs: BTreeMap::new(), resumed: true, done: false }
     }
 
     /// The next item; None after the end.
@@ -132,6 +146,7 @@ impl<R: Read> BackupReader<R> {
         let id = body.try_into().ok().filter(|_| self.place.space.is_none());
         let space = SpaceId(id.ok_or_else(|| self.damaged("a space where none can be"))?);
         (self.place.space, self.place.files, self.place.of_space) = (Some(space), 0, (0, 0));
+        (self.logs, self.resumed) = (BTreeMap::new(), false);
         Ok(BackupItem::Space(space))
     }
 
@@ -144,12 +159,35 @@ impl<R: Read> BackupReader<R> {
                 .ok_or_else(|| self.damaged("a run that is cut short"))?;
             let (log, run) = decode_body(space, bytes).ok_or_else(|| self.damaged("a run that cannot be read"))?;
             let run = run.verify().map_err(|_| self.damaged("a run whose signature does not hold"))?;
+            self.fits(log, &run)?;
             self.place.of_space.0 += 1;
             self.place.of_space.1 += run.operations().len() as u64;
             runs.push(Filed { log, run });
             body = rest;
         }
         if body.is_empty() { Ok(BackupItem::Runs(runs)) } else { Err(self.damaged("a run that is cut short")) }
+    }
+
+    /// A signature says who wrote a run, not in which log it belongs: filed in another one's log it would speak for that
+    /// one, and beside an operation at the same place it would stand for that one.
+    ///
+    /// Runs that overlap or leave a gap are in logs that were damaged and repaired.
+    fn fits(&mut self, log: DeviceId, run: &VerifiedRun) -> Result<(), BackupError> {
+        let author = run.author();
+        match self.logs.get(&log) {
+            Some(known) if known.author != author => return Err(self.damaged("a run in the log of another device")),
+            Some(known) if known.last + 1 == run.first() && known.head != run.previous() => {
+                return Err(self.damaged("a run that does not follow the one before it"));
+            }
+            Some(_) => {}
+            None if log != author && !self.resumed && branch_log(&author, &run.operations()[0].id) != log => {
+                return Err(self.damaged("a run in a log that is not its author's"));
+            }
+            None if self.logs.len() == LOGS_MAX => return Err(self.damaged("more logs than there can be")),
+            None => {}
+        }
+        self.logs.insert(log, LogSoFar { author, last: run.last(), head: run.last_id() });
+        Ok(())
     }
 
     fn space_end(&mut self, body: &[u8]) -> Result<BackupItem, BackupError> {

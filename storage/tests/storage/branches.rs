@@ -66,3 +66,43 @@ fn a_branch_survives_a_restart_a_rebuilt_index_a_check_and_a_backup() {
         assert_eq!(filed(&store.open_space(SPACE, &mut |_| {}).unwrap()), before, "from a backup");
     }
 }
+
+#[test]
+fn a_backup_with_a_run_in_a_log_that_is_not_its_authors_is_refused() {
+    let victim = || {
+        let (machine, store, mut log) = Machine::with_log(1 << 20);
+        let mut author = Author::new(1);
+        let before = author.write_joined(2, 20);
+        log.append(std::slice::from_ref(&before)).unwrap();
+        (machine, store, log, author, before)
+    };
+    let refused = |log: &mut SpaceLog, filed: &[Filed]| {
+        log.file(filed).unwrap();
+        log.sync().unwrap();
+        let (_, backup) = back_up(log);
+        restore_into(&Machine::default(), &backup).unwrap_err().to_string()
+    };
+
+    // Signed rightly by another device, which continues a log that is not its own.
+    let (_machine, _store, mut log, author, _) = victim();
+    let mut other = Author::new(2);
+    other.go_back_to(author.head());
+    let run = other.write(20);
+    let reason = refused(&mut log, &[Filed { log: author.id(), run: run.clone() }]);
+    assert!(reason.contains("in the log of another device"), "{reason}");
+
+    // In a log that nobody has: one that is neither its author's nor a branch of it.
+    let (_machine, _store, mut log, _, _) = victim();
+    let reason = refused(&mut log, &[Filed { log: DeviceId([7; 32]), run }]);
+    assert!(reason.contains("not its author's"), "{reason}");
+
+    // The other side of a fork in the place of what follows.
+    let (_machine, _store, mut log, mut author, _) = victim();
+    let third = author.write(20);
+    let head = author.head();
+    author.go_back_to((head.0 - 1, third.previous()));
+    let branch = author.write_filled(20, 99);
+    author.go_back_to((branch.last(), branch.last_id()));
+    let reason = refused(&mut log, &[Filed::from(third), Filed::from(author.write(20))]);
+    assert!(reason.contains("does not follow"), "{reason}");
+}
