@@ -291,17 +291,17 @@ fn name_carriers(
         if unnamed == 0 {
             return;
         }
-        let Some(author) = authors.get(reference.operation.author as usize).copied() else { continue };
+        let Some(log) = authors.get(reference.operation.author as usize).copied() else { continue };
         let sequence = reference.operation.sequence;
         // What cannot be read stays unnamed.
-        let _ = operations.read(&author, sequence - 1, sequence, &mut |content| {
+        let _ = operations.read(&log, sequence - 1, sequence, &mut |content| {
             let entry = content.entries.get(reference.entry as usize).filter(|entry| entry.key == *key);
             let Some(Action::Change(bytes) | Action::ForeignChange(bytes)) = entry.map(|entry| &entry.action) else {
                 return;
             };
             let Ok(header) = parse_change(bytes) else { return };
             if let Some(item) = items.iter_mut().find(|item| item.hash == header.hash && item.carried_by.is_none()) {
-                item.carried_by = Some(Carrier { author, sequence, wall_time_ms: content.wall_time_ms });
+                item.carried_by = Some(Carrier { author: content.author, sequence, wall_time_ms: content.wall_time_ms });
                 unnamed -= 1;
             }
         });

@@ -26,7 +26,7 @@ mod select;
 mod view;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use change::{ChangeError, ChangeHash, ChangeHeader, parse_change, parse_hash};
 pub use conflicts::{Conflict, ConflictValue};

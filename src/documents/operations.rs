@@ -22,6 +22,8 @@ const READ_BYTES_MAX: usize = 4 << 20;
 /// The content of an operation, as it was admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
+    /// The device that wrote it. Of a forked log there are branches, which are read under names of their own.
+    pub author: DeviceId,
     /// Its position in its author's log.
     pub sequence: u64,
     /// Its author's wall time in milliseconds since 1970.
@@ -146,7 +148,7 @@ impl LogOperations {
         }
         let Transaction { wall_time_ms, lineage, entries } = (self.opener)(run, sequence)?;
         let actor = lineage.actor(&self.reader.space(), &author);
-        let content = Arc::new(Content { sequence, wall_time_ms, actor, entries });
+        let content = Arc::new(Content { author, sequence, wall_time_ms, actor, entries });
         if content.entries.len() > 1 {
             let kept = Arc::new((id, content.clone()));
             unpoisoned(&self.contents).keep(author, sequence, kept, content.memory_bytes());

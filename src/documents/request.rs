@@ -143,8 +143,10 @@ impl Step {
 /// An admitted operation with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
-    /// Who wrote it.
+    /// The log that it is in: its author's, or a branch of that.
     pub author: DeviceId,
+    /// Who wrote it.
+    pub writer: DeviceId,
     /// Its position in its author's log.
     pub sequence: u64,
     /// Its author's wall time in milliseconds since 1970.

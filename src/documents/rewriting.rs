@@ -117,7 +117,7 @@ mod tests {
 
     fn operation(sequence: u64, key: &str, action: Action) -> Content {
         let entries = vec![Entry { key: key.parse().unwrap(), action }];
-        Content { sequence, wall_time_ms: 0, actor: ACTOR, entries }
+        Content { author: syncline_model::DeviceId([1; 32]), sequence, wall_time_ms: 0, actor: ACTOR, entries }
     }
 
     fn put(document: &mut Document, actor: [u8; ACTOR_BYTES], value: Value) -> Vec<u8> {

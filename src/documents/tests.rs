@@ -474,6 +474,13 @@ fn forge(change: &EditedChange, alter: impl FnOnce(&mut automerge::ExpandedChang
     Change::from(expanded).raw_bytes().to_vec()
 }
 
+/// A rightly made change of an actor, but for the number of its first operation.
+pub(crate) fn change_numbered_from(actor: [u8; ACTOR_BYTES], start: u64) -> Vec<u8> {
+    let edits = [Edit::Put(json!({"v": "forged"}))];
+    let change = Document::new().edit(&actor, &edits, StringMode::Scalar).expect("it can be made").expect("it is new");
+    forge(&change, |change| change.start_op = start.try_into().expect("not zero"))
+}
+
 /// A document of Alice and Bob, and a further change of Bob that it does not hold.
 fn document_and_next() -> (Document, EditedChange) {
     let mut bob = Document::new();

@@ -199,6 +199,7 @@ fn open_operation(state: &LogState, log: DeviceId, run: &Run, sequence: u64) -> 
     let deletes = transaction.entries.iter().any(|entry| entry.action == Action::Delete);
     Some(Opened {
         author: log,
+        writer: run.author(),
         sequence,
         wall_time_ms: transaction.wall_time_ms,
         lineage: transaction.lineage,

@@ -406,6 +406,17 @@ impl Net {
         }
     }
 
+    /// Which device the latest change of a document is told to be of, in its history and to watchers.
+    pub(super) fn latest_author(&mut self, number: usize, key: &str) -> DeviceId {
+        let token = self.token();
+        let query = Query::History { key: key.parse().unwrap(), after: None, limit: 1 };
+        self.give(number, Input::Desk(DeskInput::Query { token, query }));
+        match self.answers.remove(&token) {
+            Some(Ok(Answer::History(items))) => items[0].carried_by.unwrap().author,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Everybody among these shows this.
     #[allow(clippy::needless_pass_by_value, reason = "tests read better with json!(…) than with &json!(…)")]
     pub(super) fn all_show(&mut self, numbers: &[usize], key: &str, value: Option<Value>) {

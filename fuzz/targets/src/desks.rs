@@ -77,7 +77,7 @@ impl Operations for Ledger {
             let (transaction, _) = self.operation(*author, sequence).ok_or(missing)?;
             let actor = transaction.lineage.actor(&SPACE, author);
             let Transaction { wall_time_ms, entries, .. } = transaction;
-            visit(&Content { sequence, wall_time_ms, actor, entries });
+            visit(&Content { author: *author, sequence, wall_time_ms, actor, entries });
         }
         Ok(())
     }
@@ -232,6 +232,7 @@ impl Replica {
         let deletes = transaction.entries.iter().any(|entry| entry.action == Action::Delete);
         Some(Opened {
             author,
+            writer: author,
             sequence,
             wall_time_ms: transaction.wall_time_ms,
             lineage: transaction.lineage,

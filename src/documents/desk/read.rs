@@ -12,6 +12,7 @@ use crate::documents::cache::Place;
 use crate::documents::catalog::{BlockedRecord, CatalogEntry};
 use crate::documents::error::DocumentError;
 use crate::documents::job::{Found, ReadKind, Work};
+use crate::documents::operations::Content;
 use crate::documents::request::{
     Answer, BlockedChange, ChangeEvent, ConflictPage, ConflictScope, DocumentConflicts, DocumentView, List, ListItem,
     Query, Token, Written,
@@ -262,8 +263,12 @@ impl Desk {
     fn blocked_changes(&self, records: &[BlockedRecord]) -> Vec<BlockedChange> {
         let change = |record: &BlockedRecord| {
             let operation = record.reference.operation;
-            let author = self.catalog.author(operation.author)?;
-            Some(BlockedChange { author, sequence: operation.sequence, reason: record.reason.clone() })
+            let log = self.catalog.author(operation.author)?;
+            // What cannot be read any more keeps the name of its log.
+            let (mut author, sequence) = (log, operation.sequence);
+            let name = &mut |content: &Content| author = content.author;
+            let _unreadable = self.shared.operations.read(&log, sequence - 1, sequence, name);
+            Some(BlockedChange { author, sequence, reason: record.reason.clone() })
         };
         records.iter().filter_map(change).collect()
     }

@@ -35,6 +35,7 @@ pub(super) struct Deed {
 /// An operation as the catalog takes it.
 struct Operation<'a> {
     author: DeviceId,
+    writer: DeviceId,
     sequence: u64,
     wall_time_ms: u64,
     past: Option<&'a Past>,
@@ -81,6 +82,7 @@ impl Desk {
             let entangles = changed.len() > 1 && may_lose_a_change(&mut recording, opened)?;
             let operation = Operation {
                 author: opened.author,
+                writer: opened.writer,
                 sequence: opened.sequence,
                 wall_time_ms: opened.wall_time_ms,
                 past: opened.past.as_ref(),
@@ -141,7 +143,7 @@ impl Desk {
         for key in &changed {
             entangles |= changed.len() > 1 && recording.document(key)?.entry.total() > 0;
         }
-        record(&mut recording, &Operation { author, sequence, wall_time_ms, past, deeds }, &mut recorded, version)?;
+        record(&mut recording, &Operation { author, writer: author, sequence, wall_time_ms, past, deeds }, &mut recorded, version)?;
         if entangles {
             for key in &changed {
                 recording.document(key)?.entry.entangled = true;
@@ -335,7 +337,7 @@ fn record(
         key: key.clone(),
         deleted: false,
         version: Version { position, ..version },
-        author: operation.author,
+        author: operation.writer,
         sequence: operation.sequence,
         wall_time_ms: operation.wall_time_ms,
         value: None,

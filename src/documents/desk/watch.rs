@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 
 use syncline_model::planted::{Bug, planted};
-use syncline_model::{DeviceId, DocumentKey};
+use syncline_model::DocumentKey;
 use syncline_storage::IndexError;
 
 use super::record::{Recorded, deed};
 use super::{Desk, Turn};
 use crate::documents::error::DocumentError;
 use crate::documents::feed::Visible;
+use crate::documents::operations::Content;
 use crate::documents::request::{Answer, ChangeEvent, ChangePage, Output, Token};
 use crate::documents::version::Version;
 
@@ -189,14 +190,14 @@ impl Desk {
         };
         for stretch in visible.chunk_by(follows) {
             let (first, last) = (stretch[0], stretch[stretch.len() - 1]);
-            let Some(author) = self.catalog.author(first.operation.author) else { continue };
+            let Some(log) = self.catalog.author(first.operation.author) else { continue };
             let (after, through) = (first.operation.sequence - 1, last.operation.sequence);
-            let read = self.shared.operations.read(&author, after, through, &mut |content| {
+            let read = self.shared.operations.read(&log, after, through, &mut |content| {
                 let position = first.position + (content.sequence - first.operation.sequence);
                 let mut keys: Vec<DocumentKey> = content.entries.iter().map(|entry| deed(entry).key).collect();
                 keys.sort_unstable();
                 keys.dedup();
-                let event = |key| self.event(key, position, author, content.sequence, content.wall_time_ms);
+                let event = |key| self.event(key, position, content);
                 events.extend(keys.into_iter().map(event));
             });
             read.map_err(|error| DocumentError::Storage { reason: error.to_string() })?;
@@ -216,10 +217,9 @@ impl Desk {
         &self,
         key: DocumentKey,
         position: u64,
-        author: DeviceId,
-        sequence: u64,
-        wall_time_ms: u64,
+        content: &Content,
     ) -> ChangeEvent {
+        let Content { author, sequence, wall_time_ms, .. } = *content;
         let version = self.catalog.version(position);
         ChangeEvent { key, deleted: false, version, author, sequence, wall_time_ms, value: None }
     }

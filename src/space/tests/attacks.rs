@@ -27,6 +27,8 @@ use super::super::replica::Input;
 use super::super::{Act, WriteError};
 use super::{JoinRefusal, Net, empty_store};
 use crate::documents::DocumentError;
+use crate::documents::limits::MAX_OPERATION_COUNTER;
+use crate::documents::tests::change_numbered_from;
 
 /// What gossip carries under its seal.
 #[derive(Serialize)]
@@ -45,6 +47,8 @@ enum Way {
 
 /// Runs of orphans that come in pages and backups, where nothing of them is kept in memory from one to the next.
 const RUNS_BY_OTHER_WAYS: usize = 25;
+/// Of the attackers' changes.
+const LINEAGE: Lineage = Lineage([1; 16]);
 const WAYS: [Way; 3] = [Way::Gossip, Way::Page, Way::Restore];
 
 impl Net {
@@ -125,10 +129,21 @@ impl Net {
         }
     }
 
-    /// A transaction that puts a document, sealed under a key.
+    /// A transaction that deletes a document, sealed under a key.
     fn sealed_put(&mut self, author: usize, header: impl FnOnce(&mut Header), key: Option<ContentKey>) -> Vec<u8> {
-        let entry = Entry { key: "attack".parse().unwrap(), action: Action::Delete };
-        let transaction = Transaction { wall_time_ms: u64::MAX, lineage: Lineage([1; 16]), entries: vec![entry] };
+        self.sealed(author, Action::Delete, header, key)
+    }
+
+    /// A transaction that does something to a document, sealed under a key.
+    fn sealed(
+        &mut self,
+        author: usize,
+        action: Action,
+        header: impl FnOnce(&mut Header),
+        key: Option<ContentKey>,
+    ) -> Vec<u8> {
+        let entries = vec![Entry { key: "attack".parse().unwrap(), action }];
+        let transaction = Transaction { wall_time_ms: u64::MAX, lineage: LINEAGE, entries };
         let plaintext = transaction.to_plaintext(1);
         let mut written = self.next_header(author, Kind::DATA, plaintext.len() + SEAL_OVERHEAD_BYTES);
         header(&mut written);
@@ -480,7 +495,7 @@ fn a_payload_that_would_inflate_beyond_the_limit_is_left_out() {
         // 64 MiB of zeros in a few kilobytes, rightly signed and sealed.
         let zeros = Action::Change(vec![0; 4 * PLAINTEXT_BYTES_MAX]);
         let entries = vec![Entry { key: "attack".parse().unwrap(), action: zeros }];
-        let plaintext = Transaction { wall_time_ms: 0, lineage: Lineage([1; 16]), entries }.to_plaintext(1);
+        let plaintext = Transaction { wall_time_ms: 0, lineage: LINEAGE, entries }.to_plaintext(1);
         assert!(plaintext.len() < 16 << 10);
         let header = net.next_header(attacker, Kind::DATA, plaintext.len() + SEAL_OVERHEAD_BYTES);
         let key = net.nodes[attacker].replica.core().state().keys().content[&1].clone();
@@ -528,6 +543,28 @@ fn a_time_in_the_far_future_decides_nothing() {
         net.put(victim, "attack", json!("later")).unwrap();
         net.settle();
         net.all_show(&[0, victim], "attack", Some(json!("later")));
+    }
+}
+
+#[test]
+fn numbers_of_operations_near_the_end_of_their_range_take_no_document_down() {
+    let starts = [MAX_OPERATION_COUNTER, u64::from(u32::MAX) - 1, u64::from(u32::MAX), 1 << 32, i64::MAX as u64];
+    for (way, start) in WAYS.into_iter().flat_map(|way| starts.map(|start| (way, start))) {
+        let (mut net, victim, attacker) = besieged(20, Role::Writer);
+        net.put(victim, "attack", json!("held")).unwrap();
+        net.settle();
+        let change = change_numbered_from(LINEAGE.actor(&net.genesis.space(), &net.id(attacker)), start);
+        let before = net.held_and_counting(victim, &net.id(attacker));
+        let run = net.sealed(attacker, Action::Change(change), |_| {}, None);
+        net.inject(victim, attacker, way, &run);
+        // It is an operation like any other, and what it says of the document is left out.
+        assert_eq!(net.held_and_counting(victim, &net.id(attacker)), (before.0 + 1, before.1 + 1), "{start}, {way:?}");
+        net.all_show(&[victim], "attack", Some(json!("held")));
+        net.put(victim, "attack", json!("goes on")).unwrap();
+        let keys = net.nodes[victim].replica.core().state().keys().clone();
+        net.reopen(victim, keys);
+        net.settle();
+        net.all_show(&[0, victim], "attack", Some(json!("goes on")));
     }
 }
 

@@ -318,6 +318,9 @@ fn a_copied_device_is_noticed_by_both_copies_and_cut_where_it_forked() {
     net.all_show(&[0, bob, carol], "bob built", Some(json!("on x")));
     net.all_show(&[0, bob, carol], "carol built", Some(json!("on y")));
     net.all_show(&[0, bob, carol], "nobody", None);
+    for (number, key) in [0, bob, carol].into_iter().flat_map(|number| ["one", "other"].map(|key| (number, key))) {
+        assert_eq!(net.latest_author(number, key), net.id(eve), "a branch is the work of its device");
+    }
     // Both copies notice when they next meet anybody who saw the other.
     for one in [eve, copy] {
         net.online(one, true);

@@ -40,6 +40,7 @@ impl Operations for Ledger {
             let missing = ReadError::Missing { author: *author, sequence };
             let (transaction, _) = self.operation(*author, sequence).ok_or(missing)?;
             visit(&Content {
+                author: *author,
                 sequence,
                 wall_time_ms: transaction.wall_time_ms,
                 actor: transaction.lineage.actor(&SPACE, author),
@@ -263,6 +264,7 @@ impl Replica {
         let deletes = transaction.entries.iter().any(|entry| entry.action == Action::Delete);
         Opened {
             author,
+            writer: author,
             sequence,
             wall_time_ms: transaction.wall_time_ms,
             lineage: transaction.lineage,
