@@ -105,6 +105,11 @@ impl Serving {
         self.ready["listening"][0].as_str().unwrap()
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it with SIGTERM and gives its exit code.
     pub(crate) fn stop(mut self) -> i32 {
         terminate(&self.child);

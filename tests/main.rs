@@ -4,6 +4,7 @@ mod api;
 mod cli;
 mod crash;
 mod disk;
+mod hostile;
 mod kept;
 mod keys;
 mod members;

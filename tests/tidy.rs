@@ -186,6 +186,43 @@ fn libraries_are_named_only_in_the_module_that_adapts_them() {
     report(&found, "Use that module's own types, or extend CONFINED in tests/tidy.rs with a reason.");
 }
 
+/// The sources with a test of this name, as `file::name` or `folder::file::name` has it.
+fn has_test(sources: &[Source], named: &str) -> bool {
+    let mut path: Vec<&str> = named.split("::").collect();
+    let Some(name) = path.pop() else { return false };
+    let begins = format!("fn {name}(");
+    let in_place = |source: &&Source| {
+        let mut segments = source.path.trim_end_matches(".rs").split('/');
+        path.iter().all(|wanted| segments.any(|segment| segment == *wanted))
+    };
+    let is_test = |source: &Source| {
+        let lines: Vec<&str> = source.text.lines().collect();
+        let at = lines.iter().position(|line| line.trim_start().trim_start_matches("async ").starts_with(&begins));
+        let before = at.map(|at| &lines[at.saturating_sub(3)..at]).unwrap_or_default();
+        before.iter().any(|line| line.trim() == "#[test]" || line.trim().starts_with("#[tokio::test"))
+    };
+    sources.iter().filter(in_place).any(is_test)
+}
+
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let text = std::fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
+    let promises =
+        text.split("\n## ").find(|section| section.starts_with("Promises")).expect("the section of promises");
+    let rows: Vec<&str> = promises.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+    assert!(rows.len() > 20, "the promises are not where this test looks for them");
+    let (sources, mut found) = (sources(), Vec::new());
+    for row in rows {
+        let shown_by = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let named: Vec<&str> = shown_by.split('`').skip(1).step_by(2).filter(|name| name.contains("::")).collect();
+        if named.is_empty() {
+            found.push(format!("no test: {row}"));
+        }
+        found.extend(named.iter().filter(|name| !has_test(&sources, name)).map(|name| format!("no such test: {name}")));
+    }
+    report(&found, "Name the tests that show a promise as they are named, file and function.");
+}
+
 #[test]
 fn no_test_file_is_forgotten() {
     let main = std::fs::read_to_string(root().join("tests/main.rs")).unwrap();

@@ -31,6 +31,9 @@ pub const MEMBERS_MAX: usize = 10_000;
 pub const INVITATIONS_MAX: usize = 10_000;
 /// Most membership records that are kept, those left out by a takeover included.
 pub const RECORDS_KEPT_MAX: usize = 100_000;
+/// How far the number of an epoch is beyond the one before it at most: nobody uses up the numbers.
+pub const EPOCH_STEP_MAX: u32 = 1 << 15;
+const _: () = assert!((RECORDS_KEPT_MAX as u64) * (EPOCH_STEP_MAX as u64) < u32::MAX as u64);
 /// Most branch heads that a space's records let count.
 pub const RESOLVED_HEADS_MAX: usize = 4096;
 /// Most branches that are held of one forked log.

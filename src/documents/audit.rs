@@ -243,7 +243,13 @@ mod tests {
 
     fn content(sequence: u64, keys: &[&str]) -> Content {
         let entry = |key: &&str| Entry { key: key.parse().unwrap(), action: Action::Change(vec![1]) };
-        Content { author: DeviceId([1; 32]), sequence, wall_time_ms: 0, actor: [0; 20], entries: keys.iter().map(entry).collect() }
+        Content {
+            author: DeviceId([1; 32]),
+            sequence,
+            wall_time_ms: 0,
+            actor: [0; 20],
+            entries: keys.iter().map(entry).collect(),
+        }
     }
 
     #[test]

@@ -301,7 +301,8 @@ fn name_carriers(
             };
             let Ok(header) = parse_change(bytes) else { return };
             if let Some(item) = items.iter_mut().find(|item| item.hash == header.hash && item.carried_by.is_none()) {
-                item.carried_by = Some(Carrier { author: content.author, sequence, wall_time_ms: content.wall_time_ms });
+                item.carried_by =
+                    Some(Carrier { author: content.author, sequence, wall_time_ms: content.wall_time_ms });
                 unnamed -= 1;
             }
         });

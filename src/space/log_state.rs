@@ -263,7 +263,14 @@ impl LogState {
             }
             Kind::KEY_DELIVERY => {
                 let Ok(delivery) = KeyDelivery::decode(&admitted.control) else { return false };
-                self.delivered.insert((delivery.epoch, delivery.recipient));
+                // Who has an epoch's keys has its record in its past. Keys of one that nobody began cannot be checked,
+                // and the latest are those that gossip and greetings go under.
+                if self.membership().epoch_facts(delivery.epoch).is_none() {
+                    return false;
+                }
+                if self.is_to_deliver(&admitted.author, &delivery.recipient) {
+                    self.delivered.insert((delivery.epoch, delivery.recipient));
+                }
                 self.accept_delivery(&delivery)
             }
             // The key of an epoch before may stand in its record, and what a sponsor gave as its own can be checked.
@@ -273,6 +280,15 @@ impl LogState {
             }
             _ => false,
         }
+    }
+
+    /// Whether a device is one that owes another its keys: what anybody else sends pays no debt, as it may be anything.
+    fn is_to_deliver(&self, device: &DeviceId, recipient: &DeviceId) -> bool {
+        let membership = self.membership();
+        let sponsors = membership.members().get(recipient).map_or(&[][..], |member| &member.admissions);
+        *device == self.device.id()
+            || membership.steward() == Some(*device)
+            || sponsors.iter().any(|by| by.sponsor == *device)
     }
 
     /// Takes the keys of a delivery to this device; tells whether any was new.

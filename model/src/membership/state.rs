@@ -20,6 +20,7 @@ use super::Role;
 use super::record::{Cut, Genesis, Record, Statement};
 use crate::ids::{DeviceId, SpaceId};
 use crate::keys::ExchangeKey;
+use crate::limits::EPOCH_STEP_MAX;
 use crate::planted::{Bug, planted};
 
 /// A device in a space.
@@ -351,9 +352,14 @@ impl Membership {
         self.epochs.last_key_value().map_or(0, |(epoch, _)| *epoch)
     }
 
-    /// The number of the epoch that would begin next: beyond all that any record began.
+    /// The number of the epoch that would begin next: beyond all that any record began, on the chain or off it, or,
+    /// where one named a number that is out of reach, the first that none names.
     pub fn next_epoch(&self) -> u32 {
-        self.declared.last_key_value().map_or(0, |(epoch, _)| *epoch).saturating_add(1)
+        let (before, last) = (self.epoch(), self.declared.last_key_value().map_or(0, |(epoch, _)| *epoch));
+        let in_reach = before.saturating_add(1)..=before.saturating_add(EPOCH_STEP_MAX);
+        let mut open = last.checked_add(1).into_iter().chain(in_reach.clone());
+        let open = open.find(|epoch| in_reach.contains(epoch) && !self.declared.contains_key(epoch));
+        open.unwrap_or(*in_reach.start())
     }
 
     /// An epoch's public facts.

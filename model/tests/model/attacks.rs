@@ -423,3 +423,23 @@ fn what_a_device_files_in_another_ones_log_is_not_held() {
     assert!(!admission.hold_in(world.id(0), &filed, &mut admitted));
     assert!(admitted.is_empty() && admission.held(&world.id(0)) == head.sequence);
 }
+
+#[test]
+fn a_steward_does_not_use_up_the_numbers_of_epochs() {
+    let mut world = begun();
+    world.record(0, epoch(u32::MAX));
+    let last = world.view(0).held(&world.id(0));
+    assert_eq!(fault(&world, 0, last), Some(MembershipError::WrongEpoch));
+    // Whoever is the steward then goes on with numbers that are in reach, after a takeover as well.
+    world.hear_all(1);
+    let recovery = world.recovery.clone();
+    world.take_over(1, None, 1, &recovery);
+    for _ in 0..3 {
+        let next = settled(&world).admission.membership().next_epoch();
+        world.record(1, epoch(next));
+    }
+    let membership = settled(&world);
+    let membership = membership.admission.membership();
+    assert_eq!((membership.steward(), membership.epoch()), (Some(world.id(1)), 4), "{:?}", membership.epochs());
+    assert_eq!(membership.next_epoch(), 5);
+}

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use syncline_model::limits::EPOCH_STEP_MAX;
 use syncline_model::membership::{Admit, Genesis, Record, Statement, Takeover};
 use syncline_model::{DeviceId, ForkProof, Kind, OperationId, Role, RunSummary, SpaceId};
 
@@ -377,7 +378,10 @@ impl Chain {
         match &record.statement {
             Statement::Genesis(_) => self.hashes.is_empty(),
             _ if self.hashes.is_empty() => false,
-            Statement::Epoch { epoch, .. } => *epoch > 0 && self.epochs.keys().all(|begun| begun < epoch),
+            Statement::Epoch { epoch, .. } => {
+                let before = self.epochs.keys().max().copied().unwrap_or(0);
+                *epoch > before && *epoch - before <= EPOCH_STEP_MAX
+            }
             Statement::Invitation { invitation, .. } => !self.invitations.contains_key(invitation),
             Statement::Revocation { invitation } => self.invitations.contains_key(invitation),
             Statement::Addition { device, role, .. } => {

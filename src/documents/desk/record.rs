@@ -143,7 +143,12 @@ impl Desk {
         for key in &changed {
             entangles |= changed.len() > 1 && recording.document(key)?.entry.total() > 0;
         }
-        record(&mut recording, &Operation { author, writer: author, sequence, wall_time_ms, past, deeds }, &mut recorded, version)?;
+        record(
+            &mut recording,
+            &Operation { author, writer: author, sequence, wall_time_ms, past, deeds },
+            &mut recorded,
+            version,
+        )?;
         if entangles {
             for key in &changed {
                 recording.document(key)?.entry.entangled = true;

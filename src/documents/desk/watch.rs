@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use syncline_model::planted::{Bug, planted};
 use syncline_model::DocumentKey;
+use syncline_model::planted::{Bug, planted};
 use syncline_storage::IndexError;
 
 use super::record::{Recorded, deed};
@@ -213,12 +213,7 @@ impl Desk {
         Ok(events)
     }
 
-    fn event(
-        &self,
-        key: DocumentKey,
-        position: u64,
-        content: &Content,
-    ) -> ChangeEvent {
+    fn event(&self, key: DocumentKey, position: u64, content: &Content) -> ChangeEvent {
         let Content { author, sequence, wall_time_ms, .. } = *content;
         let version = self.catalog.version(position);
         ChangeEvent { key, deleted: false, version, author, sequence, wall_time_ms, value: None }

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use serde::Serialize;
 use serde_json::json;
 use syncline_model::canonical;
-use syncline_model::keys::{SEAL_OVERHEAD_BYTES, seal};
+use syncline_model::keys::{SEAL_OVERHEAD_BYTES, WrappedSecret, seal};
 use syncline_model::limits::{DEPENDENCIES_MAX, PLAINTEXT_BYTES_MAX};
 use syncline_model::membership::{Admit, Certificate, Cut, KeyDelivery, Record, Statement};
 use syncline_model::run::RunBuilder;
@@ -151,6 +151,14 @@ impl Net {
         let key = key.or_else(|| keys.content.get(&written.epoch).cloned()).unwrap_or(ContentKey([3; 32]));
         let random = &mut self.random;
         signed(&self.nodes[author].key, &written, |header| seal(&key, header, &plaintext, random))
+    }
+
+    /// An operation with this under its seal.
+    fn sealed_bytes(&mut self, author: usize, plaintext: &[u8]) -> Vec<u8> {
+        let header = self.next_header(author, Kind::DATA, plaintext.len() + SEAL_OVERHEAD_BYTES);
+        let key = self.nodes[author].replica.core().state().keys().content[&header.epoch].clone();
+        let random = &mut self.random;
+        signed(&self.nodes[author].key, &header, |header| seal(&key, header, plaintext, random))
     }
 
     fn control(&mut self, author: usize, kind: Kind, payload: &[u8]) -> Vec<u8> {
@@ -397,34 +405,62 @@ fn what_is_sealed_under_an_old_key_after_a_rotation_has_no_effect() {
     }
 }
 
+impl Net {
+    /// Keys of an epoch that an attacker made up, for a device.
+    fn bogus_delivery(&mut self, recipient: usize, epoch: u32) -> KeyDelivery {
+        let (space, to) = (self.genesis.space(), self.id(recipient));
+        let exchange = self.nodes[recipient].key.exchange_public();
+        let random = &mut self.random;
+        let mut wrap = |purpose: &str| {
+            let info = KeyDelivery::info(&space, epoch, &to, purpose);
+            WrappedSecret::wrap(&exchange, &info, &[66; 32], &mut *random).unwrap()
+        };
+        let (content, replication) = (Some(wrap("content")), wrap("replication"));
+        KeyDelivery { recipient: to, epoch, content, replication }
+    }
+}
+
 #[test]
 fn keys_that_nobody_asked_for_are_not_used() {
-    for way in WAYS {
+    // Of the present epoch, of the next one, and of one that is later than any.
+    for (way, epoch) in WAYS.into_iter().flat_map(|way| [1, 2, 77, u32::MAX].map(|epoch| (way, epoch))) {
         let (mut net, victim, attacker) = besieged(10, Role::Writer);
-        let (space, recipient) = (net.genesis.space(), net.id(victim));
-        let exchange = net.nodes[victim].key.exchange_public();
-        let mut random = StdRng::seed_from_u64(10);
-        let mut wrap = |epoch: u32, purpose: &str| {
-            let info = KeyDelivery::info(&space, epoch, &recipient, purpose);
-            syncline_model::keys::WrappedSecret::wrap(&exchange, &info, &[66; 32], &mut random).unwrap()
-        };
         let before = net.nodes[victim].replica.core().state().keys().clone();
-        for epoch in [1, 2, 77] {
-            let delivery = KeyDelivery {
-                recipient,
-                epoch,
-                content: Some(wrap(epoch, "content")),
-                replication: wrap(epoch, "replication"),
-            };
-            let run = net.control(attacker, Kind::KEY_DELIVERY, &delivery.encode());
-            net.inject(victim, attacker, way, &run);
-            let keys = net.nodes[victim].replica.core().state().keys();
-            assert_eq!(keys.content, before.content, "epoch {epoch}, {way:?}");
-            assert_eq!(keys.replication, before.replication, "epoch {epoch}, {way:?}");
-        }
+        let held = net.held_and_counting(victim, &net.id(attacker));
+        let delivery = net.bogus_delivery(victim, epoch);
+        let run = net.control(attacker, Kind::KEY_DELIVERY, &delivery.encode());
+        net.inject(victim, attacker, way, &run);
+        assert_eq!(net.held_and_counting(victim, &net.id(attacker)), (held.0 + 1, held.1 + 1), "it is an operation");
+        let keys = net.nodes[victim].replica.core().state().keys();
+        assert_eq!(keys.content, before.content, "epoch {epoch}, {way:?}");
+        assert_eq!(keys.replication, before.replication, "epoch {epoch}, {way:?}");
+        assert_eq!(net.nodes[victim].replica.core().state().gossip_epoch(), 1, "epoch {epoch}, {way:?}");
         net.put(victim, "goes on", json!(1)).unwrap();
         net.settle();
         net.all_show(&[0, victim], "goes on", Some(json!(1)));
+        // The true keys of the next epoch are taken all the same.
+        net.govern(0, Act::Rotate).unwrap();
+        net.put(0, "later", json!(1)).unwrap();
+        net.settle();
+        net.all_show(&[0, victim], "later", Some(json!(1)));
+    }
+}
+
+#[test]
+fn keys_that_somebody_else_sent_do_not_pay_what_the_steward_owes() {
+    for way in WAYS {
+        let mut net = Net::new(21);
+        let (steward, attacker, newcomer) = (0, net.member(Role::Writer), net.device());
+        net.online(attacker, false);
+        net.settle();
+        let delivery = net.bogus_delivery(newcomer, 1);
+        let run = net.control(attacker, Kind::KEY_DELIVERY, &delivery.encode());
+        net.inject(steward, attacker, way, &run);
+        let written = net.held_and_counting(steward, &net.id(steward)).1;
+        let (device, exchange) = (net.id(newcomer), net.nodes[newcomer].key.exchange_public());
+        net.govern(steward, Act::Add { device, exchange, role: Role::Writer }).unwrap();
+        let after = net.held_and_counting(steward, &net.id(steward)).1;
+        assert_eq!(after, written + 2, "a record and the newcomer's keys, {way:?}");
     }
 }
 
@@ -497,10 +533,7 @@ fn a_payload_that_would_inflate_beyond_the_limit_is_left_out() {
         let entries = vec![Entry { key: "attack".parse().unwrap(), action: zeros }];
         let plaintext = Transaction { wall_time_ms: 0, lineage: LINEAGE, entries }.to_plaintext(1);
         assert!(plaintext.len() < 16 << 10);
-        let header = net.next_header(attacker, Kind::DATA, plaintext.len() + SEAL_OVERHEAD_BYTES);
-        let key = net.nodes[attacker].replica.core().state().keys().content[&1].clone();
-        let random = &mut StdRng::seed_from_u64(13);
-        let run = signed(&net.nodes[attacker].key, &header, |header| seal(&key, header, &plaintext, random));
+        let run = net.sealed_bytes(attacker, &plaintext);
         let unreadable = net.nodes[victim].replica.core().unreadable();
         net.inject(victim, attacker, way, &run);
         assert_eq!(net.nodes[victim].replica.core().unreadable(), unreadable + 1, "{way:?}");
@@ -543,6 +576,25 @@ fn a_time_in_the_far_future_decides_nothing() {
         net.put(victim, "attack", json!("later")).unwrap();
         net.settle();
         net.all_show(&[0, victim], "attack", Some(json!("later")));
+    }
+}
+
+#[test]
+fn tricks_in_the_keys_of_an_operation_leave_it_out() {
+    for (way, key) in
+        WAYS.into_iter().flat_map(|way| ["../../canary", "/canary", "a//b", "a\0b", ""].map(|key| (way, key)))
+    {
+        let (mut net, victim, attacker) = besieged(22, Role::Writer);
+        // A deletion of a document by a name that is none, as no honest device can write it.
+        let entries = vec![(key.to_owned(), 2u8)];
+        let body = postcard::to_allocvec(&(0u64, LINEAGE, entries)).unwrap();
+        let mut plaintext = postcard::to_allocvec(&(body.len() as u64 + 1)).unwrap();
+        plaintext.push(0);
+        plaintext.extend(body);
+        let run = net.sealed_bytes(attacker, &plaintext);
+        net.inject(victim, attacker, way, &run);
+        assert_eq!(net.nodes[victim].replica.core().unreadable(), 1, "{key:?}, {way:?}");
+        net.all_show(&[victim], "before", Some(json!(1)));
     }
 }
 
@@ -629,10 +681,8 @@ fn a_device_that_lost_the_right_to_write_is_told_why() {
 fn what_a_device_files_in_another_ones_log_does_not_speak_for_that_one() {
     let (mut net, victim, attacker) = besieged(19, Role::Writer);
     let members = net.nodes[victim].replica.core().state().membership().members().clone();
-    let promotion = Statement::Handover {
-        steward: net.id(attacker),
-        exchange: net.nodes[attacker].key.exchange_public(),
-    };
+    let promotion =
+        Statement::Handover { steward: net.id(attacker), exchange: net.nodes[attacker].key.exchange_public() };
     let record = net.nodes[victim].replica.core().state().membership().next_record(promotion, 0).encode();
     // Signed rightly by the attacker, in the place of the steward's next operation.
     let (sequence, previous) = {

@@ -168,15 +168,15 @@ impl<R: Read> BackupReader<R> {
         if body.is_empty() { Ok(BackupItem::Runs(runs)) } else { Err(self.damaged("a run that is cut short")) }
     }
 
-    /// A signature says who wrote a run, not in which log it belongs: filed in another one's log it would speak for that
-    /// one, and beside an operation at the same place it would stand for that one.
+    /// A signature says who wrote a run, not in which log it belongs: filed in another one's log it would speak for
+    /// that one, and beside an operation at the same place it would stand for that one.
     ///
     /// Runs that overlap or leave a gap are in logs that were damaged and repaired.
     fn fits(&mut self, log: DeviceId, run: &VerifiedRun) -> Result<(), BackupError> {
         let author = run.author();
         match self.logs.get(&log) {
             Some(known) if known.author != author => return Err(self.damaged("a run in the log of another device")),
-            Some(known) if known.last + 1 == run.first() && known.head != run.previous() => {
+            Some(known) if run.first() - 1 == known.last && known.head != run.previous() => {
                 return Err(self.damaged("a run that does not follow the one before it"));
             }
             Some(_) => {}

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{ChainRecord, Epoch, InPast, Invitation, Kept, Membership, Place, RecordHash, lower};
 use crate::ids::DeviceId;
 use crate::keys::ExchangeKey;
-use crate::limits::{INVITATIONS_MAX, MEMBERS_MAX, RECORDS_KEPT_MAX, RESOLVED_HEADS_MAX};
+use crate::limits::{EPOCH_STEP_MAX, INVITATIONS_MAX, MEMBERS_MAX, RECORDS_KEPT_MAX, RESOLVED_HEADS_MAX};
 use crate::membership::record::{Cut, Record, Statement, Takeover};
 use crate::membership::{MembershipError, Role};
 use crate::planted::{Bug, planted};
@@ -151,7 +151,10 @@ impl Membership {
         let known = |device: &DeviceId| self.devices.get(device);
         let removed = |device: &DeviceId| known(device).is_some_and(|known| known.removed);
         match statement {
-            Statement::Epoch { epoch, .. } if *epoch <= self.epoch() => Err(MembershipError::WrongEpoch),
+            Statement::Epoch { epoch, .. } => match epoch.checked_sub(self.epoch()) {
+                Some(1..=EPOCH_STEP_MAX) => Ok(()),
+                _ => Err(MembershipError::WrongEpoch),
+            },
             // A second word on an invitation would change what admissions mean that knew the first.
             Statement::Invitation { invitation, .. } if self.invitations.contains_key(invitation) => {
                 Err(MembershipError::RepeatedInvitation)
