@@ -426,6 +426,7 @@ fn wrong_uses_say_what_is_wrong() {
     let me = run(data, &["device", "--json"]).json();
     let (device, text) = (me["device"].as_str().unwrap(), me["text"].as_str().unwrap());
     let unknown = "a".repeat(51) + "q";
+    let strange = format!("{unknown}:1:{unknown}");
     for (arguments, code, part) in [
         (vec!["add", "notes", "hello", "--role", "writer"], 5, "syncline-device:"),
         (vec!["add", "notes", device, "--role", "writer"], 5, "syncline device"),
@@ -438,6 +439,7 @@ fn wrong_uses_say_what_is_wrong() {
         (vec!["remove", "absent", device], 3, "absent"),
         (vec!["role", "notes", device, "reader"], 5, "handover"),
         (vec!["handover", "notes", device], 5, "only a writer"),
+        (vec!["resolve", "notes", &strange], 5, "never heard of that device"),
         (vec!["resolve", "notes", "a:b:c"], 5, "DEVICE:SEQUENCE:OPERATION-ID"),
         (vec!["revoke", "notes", "abcdefgh"], 3, "space invitations"),
         (vec!["revoke", "notes", &unknown], 5, "no such invitation"),

@@ -115,6 +115,11 @@ impl SpaceCore {
                 if heads.is_empty() || known + heads.len() > RESOLVED_HEADS_MAX {
                     return Err(WriteError::NotPossible { reason: "name one operation at least, and not too many" });
                 }
+                // It need not be held here, but what nobody can have would be waited for without end.
+                if heads.iter().any(|head| !self.state.membership().knows(&head.author)) {
+                    let reason = "the space has never heard of that device: copy what `syncline space show` prints";
+                    return Err(WriteError::NotPossible { reason });
+                }
                 self.state_record(Statement::Resolve { heads }, clock.wall_ms)?;
             }
             Act::ShareHistory(shared) => self.state_record(Statement::History { shared }, clock.wall_ms)?,
