@@ -335,6 +335,10 @@ fn a_copied_directory_is_noticed_and_the_steward_lets_a_branch_count() {
     a.sees("by/one");
     a.sees("by/two");
     assert_eq!(a.run(&["get", "notes", "by/two", "--json"]).json()["n"], 2);
+    for key in ["by/one", "by/two"] {
+        let change = a.run(&["history", "notes", key, "--json"]).json();
+        assert_eq!(change["carried_by"]["author"], b.id(), "a branch is the work of its device");
+    }
     assert!(what_happened(&a).contains(&"resolved".to_owned()));
     assert_eq!(a.run(&["verify", "notes", "--json"]).json()["sound"], true);
 }

@@ -232,3 +232,24 @@ fn a_repair_of_a_sound_log_changes_nothing_that_is_shown() {
     let (_store, log) = machine.reopen(3000);
     assert_eq!(shown(&log).into_iter().map(|(_, summary)| summary).collect::<Vec<_>>(), before);
 }
+
+#[test]
+fn a_backup_with_files_that_are_named_as_paths_is_refused() {
+    let (_machine, _store, log) = logged();
+    let (_, backup) = back_up(&log);
+    let name = b"config.toml";
+    let at = backup.windows(name.len()).position(|window| window == name).unwrap();
+    for trick in ["../../x.key", "/etc/passwd", "..\\..\\x.key", "device\0.key", "..........."] {
+        let mut forged = backup.clone();
+        forged[at..at + name.len()].copy_from_slice(trick.as_bytes());
+        // With a hash that fits: it stands at the end, behind the head of its frame.
+        let hashed = forged.len() - 37;
+        let hash = blake3::hash(&forged[..hashed]);
+        forged[hashed + 5..].copy_from_slice(hash.as_bytes());
+        let error = restore_into(&Machine::default(), &forged).unwrap_err();
+        assert!(error.to_string().contains("a file without a name"), "{trick:?}: {error}");
+    }
+    let mut without = backup.clone();
+    without[at - 1] = 0;
+    assert!(restore_into(&Machine::default(), &without).is_err());
+}
