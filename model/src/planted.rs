@@ -108,6 +108,8 @@ bugs! {
         RoleUncheckedAtWrite "Every member may write here, whatever its role.",
         DependenciesForgotten "An operation does not name what its author has admitted since the last one.",
         KeysNotStored "Keys that arrive are used and not stored.",
+        FrameUnderLaterName "A frame goes under the name of keys that came with what it answers to.",
+        KeysGivenUnrecorded "A sponsor gives keys of an epoch whose record it does not hold.",
         DeletePastForgotten "A delete that arrives covers its author's own operations and nothing else.",
     }
     Documents {

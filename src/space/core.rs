@@ -565,7 +565,11 @@ impl SpaceCore {
                 SyncEffect::Ingest { run, .. } => self.ingest(run.author(), run, clock, out),
                 SyncEffect::Contested { author } => self.contest(author, out),
                 SyncEffect::Branch { run, wanted, .. } => self.take_branch(run, wanted, clock, out),
-                SyncEffect::Publish { bytes } => out.push(Effect::Publish { epoch, bytes }),
+                SyncEffect::Publish { bytes } => {
+                    let later = self.state.gossip_epoch();
+                    let epoch = if planted(Bug::FrameUnderLaterName) { later } else { epoch };
+                    out.push(Effect::Publish { epoch, bytes });
+                }
                 other => out.push(Effect::Sync(other)),
             }
         }

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
+use syncline_model::keys::open;
 use syncline_model::membership::{Certificate, Genesis, KeyDelivery};
-use syncline_model::{ContentKey, DeviceId, DeviceKey, Role, Strings};
+use syncline_model::{ContentKey, DeviceId, DeviceKey, Role, SpaceId, Strings};
 use syncline_storage::{Filed, Incarnation, MemoryDisk, MemoryIndex, OpenOptions, Store};
 use syncline_sync::{
     Config, Effect as SyncEffect, Engine, Event as SyncEvent, FrameId, Page, Request, RequestId, Response, RunBytes,
@@ -223,6 +224,9 @@ impl Net {
                 self.give(number, Input::Desk(DeskInput::Worked(done)));
             }
             Output::Publish { epoch, bytes } => {
+                let secret = &self.nodes[number].replica.core().state().keys().replication[&epoch];
+                let opened = open(&secret.gossip_key(), &gossip_data(self.genesis.space()), &bytes);
+                assert!(opened.is_ok(), "a frame goes under the name of the keys that seal it");
                 for other in self.others(number) {
                     self.wire.push_back((other, Wire::Frame { epoch, from: number, bytes: bytes.clone() }));
                 }
@@ -454,6 +458,11 @@ impl Net {
     pub(super) fn recovery(&self) -> DeviceKey {
         self.recovery.clone()
     }
+}
+
+/// What a frame's seal covers beside the frame.
+fn gossip_data(space: SpaceId) -> Vec<u8> {
+    [&b"syncline/gossip-frame/1\0"[..], &space.0].concat()
 }
 
 fn empty_store() -> Store {

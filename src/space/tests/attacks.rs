@@ -25,7 +25,7 @@ use syncline_sync::{Event as SyncEvent, FrameId, Part, Request, RequestId, RunBy
 use super::super::core::Event;
 use super::super::replica::Input;
 use super::super::{Act, WriteError};
-use super::{JoinRefusal, Net, empty_store};
+use super::{JoinRefusal, Net, empty_store, gossip_data};
 use crate::documents::DocumentError;
 use crate::documents::limits::MAX_OPERATION_COUNTER;
 use crate::documents::tests::change_numbered_from;
@@ -58,9 +58,8 @@ impl Net {
         match way {
             Way::Gossip => {
                 let secret = self.nodes[victim].replica.core().state().keys().replication_secret().unwrap().clone();
-                let data = [&b"syncline/gossip-frame/1\0"[..], &space.0].concat();
                 let frame = canonical::encode(&Sealed::Run(RunBytes(run.to_vec().into())));
-                let bytes = seal(&secret.gossip_key(), &data, &frame, &mut self.random);
+                let bytes = seal(&secret.gossip_key(), &gossip_data(space), &frame, &mut self.random);
                 let id = FrameId(self.token());
                 self.give(victim, Input::Core(Event::Sync(SyncEvent::Gossip { bytes, from: peer, id })));
             }

@@ -87,6 +87,7 @@ impl World {
         use DocumentError::{BegunAnew, LostRight, NotYet};
         let is_cut = self.ledgers[space].decided.ever_cut.contains(&device);
         let is_governed = self.is_governed(device, space);
+        let may_fork = self.plan().spaces[space].members.keys().any(|member| self.plan().lies(*member));
         match refusal {
             Refusal::Always => self.trace.count(Happening::RefusedRole, 1),
             Refusal::Stranger => self.trace.count(Happening::RefusedStranger, 1),
@@ -100,6 +101,8 @@ impl World {
             _ if is_governed && (matches!(error, NotYet { .. } | BegunAnew) || misfit(error)) => {
                 self.trace.count(Happening::RefusedKey, 1);
             }
+            // A fork came to light.
+            _ if matches!(error, BegunAnew) && may_fork => {}
             // What was made on top of something refused does not fit any more.
             _ if is_disk && (is_unable(error) || misfit(error)) => {
                 self.trace.count(Happening::RefusedDisk, 1);

@@ -433,7 +433,9 @@ impl World {
 
     /// An acknowledged operation is held by everybody; the vectors are equal, so one device speaks for all.
     fn check_held(&self, space: usize, tried: &Tried) -> Result<(), Violation> {
-        let (Fate::Acknowledged, Some(sequence)) = (self.ledgers[space].fate(tried), tried.sequence) else { return Ok(()) };
+        let (Fate::Acknowledged, Some(sequence)) = (self.ledgers[space].fate(tried), tried.sequence) else {
+            return Ok(());
+        };
         let author = self.surroundings.ids[tried.device];
         let expected =
             self.ledgers[space].logs.get(&tried.device).and_then(|log| log.get(sequence as usize - 1)).copied();

@@ -134,8 +134,9 @@ impl World {
             running.hosted.get(space).is_some_and(|hosted| {
                 let admitted = hosted.replica.core().state().admission().admitted();
                 let vector = hosted.replica.core().state().vector();
-                let covers =
-                    |held: &VersionVector| before.iter().all(|(id, entry)| held.sequence(id) >= least(id, entry.sequence));
+                let covers = |held: &VersionVector| {
+                    before.iter().all(|(id, entry)| held.sequence(id) >= least(id, entry.sequence))
+                };
                 covers(admitted) && covers(vector)
             })
         };

@@ -98,7 +98,9 @@ impl World {
         }
         for device in decided.cuts.keys().filter(|one| !former.cuts.contains_key(one) && !removed.contains(one)) {
             let cut = decided.cuts[device];
-            self.note(number, Happening::RoleLost, numbers(*device), || format!("#{device} of space {space} after {cut}"));
+            self.note(number, Happening::RoleLost, numbers(*device), || {
+                format!("#{device} of space {space} after {cut}")
+            });
         }
         if removed.is_empty() {
             return;
@@ -271,7 +273,9 @@ impl World {
 
     /// The steward removes a device, or takes its right to write.
     pub(crate) fn cut_off(&mut self, space: usize, device: usize, removes: bool) {
-        let Some(steward) = self.acting_steward(space).filter(|steward| self.knows_all(*steward, space)) else { return };
+        let Some(steward) = self.acting_steward(space).filter(|steward| self.knows_all(*steward, space)) else {
+            return;
+        };
         let id = self.surroundings.ids[device];
         match self.role_at(steward, space, device) {
             None | Some(Role::Steward) => {}

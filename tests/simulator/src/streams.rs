@@ -119,7 +119,8 @@ impl World {
                     for key in names.cloned() {
                         let change = Told { key, author, sequence };
                         if told.contains(&change) != (fate == Fate::Acknowledged) {
-                            let (Told { key, .. }, tells) = (change, if fate == Fate::Cut { "tells" } else { "does not tell" });
+                            let (Told { key, .. }, tells) =
+                                (change, if fate == Fate::Cut { "tells" } else { "does not tell" });
                             return Err(Violation(format!("#{device} {tells} of operation {sequence} on {key}")));
                         }
                     }
