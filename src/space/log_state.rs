@@ -341,9 +341,13 @@ impl LogState {
 
     /// Takes note that the keys were changed: gossip goes under the latest from now on.
     pub(super) fn refresh_keys(&mut self) {
-        let latest = self.keys.replication.iter().rev().take(GOSSIP_EPOCHS_MAX);
-        self.gossip_keys = latest.map(|(_, secret)| secret.gossip_key()).collect();
-        self.gossip_epoch = self.keys.replication.last_key_value().map_or(0, |(epoch, _)| *epoch);
+        let epochs: Vec<u32> = self.keys.replication.keys().rev().copied().collect();
+        let begun = |epoch: &u32| self.membership().epoch_facts(*epoch).is_some();
+        // Before anything is held there are only those that a sponsor gave, or a backup, which may be anything.
+        let first = epochs.iter().position(begun).unwrap_or(0);
+        let latest = epochs[first..].iter().take(GOSSIP_EPOCHS_MAX);
+        self.gossip_epoch = epochs.get(first).copied().unwrap_or(0);
+        self.gossip_keys = latest.map(|epoch| self.keys.replication[epoch].gossip_key()).collect();
     }
 
     /// The steward's next record of the membership log.

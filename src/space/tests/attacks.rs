@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use serde::Serialize;
 use serde_json::json;
 use syncline_model::canonical;
@@ -705,4 +703,27 @@ fn what_a_device_files_in_another_ones_log_does_not_speak_for_that_one() {
     net.reopen(copy, keys);
     let membership = net.nodes[copy].replica.core().state().membership();
     assert_eq!((membership.steward(), membership.members()), (Some(net.id(0)), &members));
+}
+
+#[test]
+fn keys_that_a_sponsor_made_up_end_with_the_joining() {
+    let mut net = Net::new(23);
+    let invitation = net.invite(Role::Writer, 2).unwrap();
+    let joiner = net.device();
+    // What a sponsor answers beside the true keys, or somebody put into a backup.
+    let bogus = net.bogus_delivery(joiner, u32::MAX);
+    net.give(joiner, Input::Core(Event::Admitted(bogus)));
+    net.join(joiner, 0, &invitation).unwrap();
+    let state = net.nodes[joiner].replica.core().state();
+    assert_eq!((state.membership().epoch(), state.gossip_epoch()), (1, 1));
+    net.put(joiner, "heard", json!(1)).unwrap();
+    net.drain();
+    net.all_show(&[0, joiner], "heard", Some(json!(1)));
+    // Nor does it pass them on.
+    let next = net.device();
+    net.join(next, joiner, &invitation).unwrap();
+    assert_eq!(net.content_epochs(next), [1]);
+    let keys = net.nodes[joiner].replica.core().state().keys().clone();
+    net.reopen(joiner, keys);
+    assert_eq!(net.nodes[joiner].replica.core().state().gossip_epoch(), 1);
 }

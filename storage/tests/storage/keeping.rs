@@ -249,7 +249,7 @@ fn a_backup_with_files_that_are_named_as_paths_is_refused() {
         let error = restore_into(&Machine::default(), &forged).unwrap_err();
         assert!(error.to_string().contains("a file without a name"), "{trick:?}: {error}");
     }
-    let mut without = backup.clone();
+    let mut without = backup;
     without[at - 1] = 0;
     assert!(restore_into(&Machine::default(), &without).is_err());
 }
