@@ -111,7 +111,7 @@ fn disk_facts(disk: &DiskInfo) -> Vec<(&'static str, String)> {
         (reserve, _) => format!(", {} in reserve", humane_bytes(reserve)),
     };
     if disk.reclaimed > 0 {
-        taken += &format!(", {} given back where damage was", humane_bytes(disk.reclaimed));
+        taken += &format!(", {} given back within the logs", humane_bytes(disk.reclaimed));
     }
     if let Some(max) = disk.use_max {
         taken += &format!("; at most {} in all", humane_bytes(max));

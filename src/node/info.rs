@@ -45,7 +45,7 @@ pub struct DiskInfo {
     pub reserve: u64,
     /// What is to be held in reserve.
     pub reserve_wanted: u64,
-    /// What was given back within the logs, where damage was.
+    /// What was given back within the logs: damage, and what was dropped.
     pub reclaimed: u64,
     /// What is free on the disk.
     pub available: u64,

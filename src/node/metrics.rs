@@ -54,7 +54,7 @@ const DISK_FIGURES: [(&str, &str, DiskFigure); 6] = [
     ("index", "About the size of the index", |disk| disk.index),
     ("reserve", "What is held in reserve for when the disk is full", |disk| disk.reserve),
     ("reserve_wanted", "What is to be held in reserve", |disk| disk.reserve_wanted),
-    ("reclaimed", "What was given back within the logs, where damage was", |disk| disk.reclaimed),
+    ("reclaimed", "What was given back within the logs, of damage and of what does not count", |disk| disk.reclaimed),
     ("available", "What is free on the disk", |disk| disk.available),
 ];
 

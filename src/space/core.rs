@@ -26,6 +26,7 @@ use super::opening::OpenQueue;
 use super::quota::RelayQuota;
 pub use super::refusal::WriteError;
 use super::steward::Act;
+use super::tails::KEEP_UNCOUNTED_MS;
 use crate::documents::Opened;
 
 /// How long another author's data stays unwitnessed by this device at most, in milliseconds; see
@@ -218,6 +219,8 @@ pub struct SpaceCore {
     /// Since when other authors' data is admitted here that nothing of this device builds on.
     pub(super) unwitnessed_since_ms: Option<u64>,
     pub(super) witness_after_ms: u64,
+    /// For how long operations that do not count are kept.
+    pub(super) keep_uncounted_ms: u64,
     /// What the current step admitted, in causal order.
     admitted: Vec<News>,
     pub(super) waiting: VecDeque<Waiting>,
@@ -242,6 +245,7 @@ impl SpaceCore {
             duties_due: true,
             unwitnessed_since_ms: None,
             witness_after_ms: WITNESS_AFTER_MS,
+            keep_uncounted_ms: KEEP_UNCOUNTED_MS,
             admitted: Vec::new(),
             waiting: VecDeque::new(),
             news: true,
@@ -296,12 +300,22 @@ impl SpaceCore {
             self.state.offer_limited();
             self.state.refresh_keys();
         } else {
-            self.state.begin_again(&facts);
-            self.open = OpenQueue::default();
-            self.own_written = 0;
+            self.replay_again(&facts);
             *assumed = facts;
         }
         settled
+    }
+
+    /// Forgets what was replayed, to take in what the log holds once more with these things known beforehand.
+    pub(super) fn replay_again(&mut self, facts: &Facts) {
+        self.state.begin_again(facts);
+        self.open = OpenQueue::default();
+        self.own_written = 0;
+    }
+
+    /// For how long operations that do not count are kept, in milliseconds, instead of [`KEEP_UNCOUNTED_MS`].
+    pub fn keep_uncounted(&mut self, ms: u64) {
+        self.keep_uncounted_ms = ms;
     }
 
     /// Whether something became known that takes back what was shown: the replica is to be opened again.

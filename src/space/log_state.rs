@@ -9,6 +9,7 @@ use syncline_model::{
     Admission, Admitted, ContentKey, DeviceId, DeviceKey, IdPrefix, Kind, Membership, OperationId, Role, RunSummary,
     SpaceId, VerifiedRun, VersionVector,
 };
+use syncline_storage::Tail;
 use syncline_sync::Replica;
 use syncline_sync::limits::WANTED_AUTHORS_MAX;
 
@@ -247,6 +248,19 @@ impl LogState {
         let before = || Some(VectorEntry { base: 1, sequence: fork - 1, id: self.admission.before_fork(log)? });
         let entry = counting.or_else(before).filter(|entry| entry.sequence > 0)?;
         (entry.sequence <= self.durable.sequence(log)).then_some(entry)
+    }
+
+    /// The ends of logs that were cut, as far as they are held and nobody is to have them: they neither count nor are
+    /// pulled or offered. Not those of this device, nor of logs that forked, which prove it.
+    pub(super) fn uncounted_tails(&self) -> Vec<Tail> {
+        let is_proof = |log: &DeviceId| {
+            let admission = &self.admission;
+            let forked = self.membership().forks().contains_key(log) || !admission.branches(log).is_empty();
+            forked || admission.branching(log).is_some()
+        };
+        let tail = |log: &DeviceId| Tail { log: *log, after: self.admission.worth(log) };
+        let logs = self.limited.iter().filter(|log| **log != self.device.id() && !is_proof(log));
+        logs.map(tail).filter(|tail| self.taken.sequence(&tail.log) > tail.after).collect()
     }
 
     /// Takes keys that an admitted delivery brings, and notes what else it tells; tells whether any key was new.

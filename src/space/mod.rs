@@ -26,6 +26,7 @@ mod refusal;
 pub mod replica;
 mod sponsor;
 mod steward;
+pub mod tails;
 mod testimony;
 #[cfg(test)]
 mod tests;

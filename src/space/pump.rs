@@ -288,6 +288,8 @@ enum Pause {
     Close,
     /// The documents lack operations that can be read by now.
     DocumentsOutdated,
+    /// Operations that count for nobody were kept for long enough.
+    TailsDue,
 }
 
 impl Pump {
@@ -325,7 +327,7 @@ impl Pump {
         loop {
             let begun = match self.serve(receiver) {
                 Ok(Pause::Close) => return self.close(),
-                Ok(Pause::DocumentsOutdated) => self.begin_anew(),
+                Ok(Pause::DocumentsOutdated | Pause::TailsDue) => self.begin_anew(),
                 Err(error @ StorageError::Damaged { .. }) if self.closing.is_none() => self.heal(&error),
                 Err(error @ StorageError::Full { .. }) if self.closing.is_none() => self.begin_on_full_disk(&error),
                 Err(error) => self.stop(&error),
@@ -351,6 +353,9 @@ impl Pump {
             if self.replica.documents_outdated() {
                 self.replica.forget_documents(self.clock(), &mut self.surroundings.random)?;
                 return Ok(Pause::DocumentsOutdated);
+            }
+            if self.replica.tails_due() {
+                return Ok(Pause::TailsDue);
             }
             messages = vec![self.wait(receiver)];
             self.gather(receiver, &mut messages);

@@ -18,6 +18,7 @@ use syncline_sync::{
 use super::core::{Clock, Effect, Event, SpaceCore, WriteError};
 use super::join::JoinRefusal;
 use super::opening::Keyring;
+use super::tails::{TAIL_BYTES_MIN, Tails};
 use super::withheld::{Sight, Withheld};
 use crate::documents::{
     Answer, CacheBudget, ChangeEvent, Desk, DeskConfig, DocumentError, Input as DeskInput, Job, LARGE_DOCUMENT_BYTES,
@@ -93,6 +94,8 @@ pub struct SpaceReplica {
     /// Keys came after operations that they open had been left out of the documents.
     documents_outdated: bool,
     withheld: Withheld,
+    tails: Tails,
+    tails_due: bool,
     outputs: Vec<Output>,
 }
 
@@ -122,13 +125,17 @@ impl SpaceReplica {
         };
         let operations = Arc::new(LogOperations::new(reader.clone(), opener));
         let mut desk = Desk::open(config, log.index().clone(), operations, random)?;
-        let mut facts = Facts::default();
-        for _ in 0..REPLAYS_MAX {
-            let applied = |log: &DeviceId| desk.applied(log);
-            log.replay_filed(None, &mut |_, filed, summary| core.replay(filed, &summary, &applied))?;
-            if core.end_replay(&mut facts) {
-                break;
+        replay(&mut core, &log, &desk)?;
+        let tails = Tails::read(log.index(), core.keep_uncounted_ms).map_err(StorageError::from)?;
+        let due = tails.due(core.state().uncounted_tails());
+        if !due.is_empty() {
+            match log.drop_tails(&due) {
+                // Without room to write a segment again the rest stays for another time.
+                Ok(_) | Err(StorageError::Full { .. }) => {}
+                Err(error) => return Err(error),
             }
+            core.replay_again(&Facts::default());
+            replay(&mut core, &log, &desk)?;
         }
         if core.measures_stored() {
             let logs: Vec<DeviceId> = core.state().stored_logs();
@@ -151,8 +158,36 @@ impl SpaceReplica {
             keyring,
             documents_outdated,
             withheld: Withheld::default(),
+            tails,
+            tails_due: false,
             outputs: Vec::new(),
         })
+    }
+
+    /// Whether something that does not count has been kept for long enough: the replica is to be opened again, which
+    /// gives its room back.
+    pub fn tails_due(&self) -> bool {
+        self.tails_due
+    }
+
+    /// Looks now and then whether anything is kept that counts for nobody.
+    fn look_for_tails(&mut self, clock: Clock) -> Result<(), StorageError> {
+        if !self.tails.is_look_due(clock.now_ms) {
+            return Ok(());
+        }
+        let mut worthwhile = Vec::new();
+        for tail in self.core.state().uncounted_tails() {
+            if self.reader.tail_bytes(tail)? >= TAIL_BYTES_MIN {
+                worthwhile.push(tail);
+            }
+        }
+        let due = self.tails.look(&worthwhile, clock.now_ms, self.log.index())?;
+        // On a full disk nothing can be written again.
+        self.tails_due = due && self.log.no_room()?.is_none();
+        if self.tails_due {
+            self.log.write_index()?;
+        }
+        Ok(())
     }
 
     /// Opens what the documents have not seen yet; once, before the first input.
@@ -297,6 +332,7 @@ impl SpaceReplica {
             let batch = self.core.take_batch();
             if batch.is_empty() {
                 self.look_for_withheld(clock);
+                self.look_for_tails(clock)?;
                 self.stop_if_damaged()?;
                 return self.write_index_when_due(clock);
             }
@@ -476,6 +512,19 @@ impl SpaceReplica {
             }
         }
     }
+}
+
+/// Takes in what the log holds, as often as it takes until all is known beforehand that decides what counts.
+fn replay(core: &mut SpaceCore, log: &SpaceLog, desk: &Desk) -> Result<(), StorageError> {
+    let mut facts = Facts::default();
+    for _ in 0..REPLAYS_MAX {
+        let applied = |log: &DeviceId| desk.applied(log);
+        log.replay_filed(None, &mut |_, filed, summary| core.replay(filed, &summary, &applied))?;
+        if core.end_replay(&mut facts) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the documents were made without operations that the keys here open.

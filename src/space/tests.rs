@@ -5,6 +5,7 @@
 mod attacks;
 mod membership;
 mod relays;
+mod tails;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -205,8 +206,11 @@ impl Net {
         for output in self.nodes[number].replica.take_outputs() {
             self.carry_out(number, output);
         }
-        if self.nodes[number].replica.documents_outdated() {
+        let outdated = self.nodes[number].replica.documents_outdated();
+        if outdated {
             self.nodes[number].replica.forget_documents(clock, &mut self.random).unwrap();
+        }
+        if outdated || self.nodes[number].replica.tails_due() {
             let keys = self.nodes[number].replica.core().state().keys().clone();
             self.reopen(number, keys);
             self.settle_one(number);

@@ -44,7 +44,7 @@ pub use index::{Batch, GatheredIndex, Index, IndexError, IndexKind, MemoryIndex,
 pub use layout::Area;
 pub use log::{
     AppendLimits, ArrivalPage, AuthorRange, DamagedRun, Filed, Findings, Incarnation, LogReader, LogStats, Reclaimed,
-    RepairReport, ScrubStep, Signatures, SpaceLog, StoredRun, VerifyReport,
+    RepairReport, ScrubStep, Signatures, SpaceLog, StoredRun, Tail, VerifyReport,
 };
 pub use position::Position;
 pub use progress::{Activity, Progress};

@@ -17,6 +17,7 @@ mod record;
 mod recovery;
 mod repair;
 mod segment;
+mod tails;
 mod verify;
 mod writer;
 
@@ -36,6 +37,7 @@ pub use self::repair::RepairReport;
 pub(crate) use self::repair::{Held, held_ranges, keep_known, known_quarantine, missing_ranges};
 pub(crate) use self::segment::create_first_segment;
 use self::segment::segment_path;
+pub use self::tails::Tail;
 pub use self::verify::{Findings, Signatures, VerifyReport};
 pub(crate) use self::writer::IndexUse;
 pub use self::writer::SpaceLog;

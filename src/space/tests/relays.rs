@@ -14,7 +14,7 @@ pub(super) const QUOTA: RelayQuota = RelayQuota { space_bytes: 256 << 10, author
 
 impl Net {
     /// A text that cannot be made shorter.
-    fn noise(&mut self, bytes: usize) -> Value {
+    pub(super) fn noise(&mut self, bytes: usize) -> Value {
         let mut noise = vec![0; bytes / 2];
         self.random.fill_bytes(&mut noise);
         json!(data_encoding::HEXLOWER.encode(&noise))

@@ -6,6 +6,7 @@ use syncline_model::planted::{Bug, planted};
 use syncline_model::{DeviceId, Run, RunSummary};
 
 use super::body::decode_body;
+use super::reader::Planned;
 use super::record::{Found, Walk};
 use super::recovery::Segment;
 use super::segment::SEGMENT_HEADER_BYTES;
@@ -67,6 +68,26 @@ impl Indexer {
         self.watermark.end = end;
         self.batch_runs += 1;
         if self.batch_runs == RUNS_PER_BATCH || self.batch_bytes >= BATCH_BYTES { self.commit(end) } else { Ok(()) }
+    }
+
+    /// Takes runs out again, whose records are gone for good.
+    pub(super) fn remove(&mut self, runs: &[Planned]) -> Result<(), IndexError> {
+        for Planned { position, length, author, first, last } in runs {
+            self.batch.remove(self.index.key(Area::ARRIVAL, &position_suffix(*position)));
+            self.batch.remove(self.index.key(Area::AUTHOR, &author_suffix(author, *last, *position)));
+            self.watermark.runs = self.watermark.runs.saturating_sub(1);
+            self.watermark.operations = self.watermark.operations.saturating_sub(last - first + 1);
+            self.watermark.bytes = self.watermark.bytes.saturating_sub(u64::from(*length));
+            if self.batch.len() as u64 >= RUNS_PER_BATCH {
+                self.commit(self.watermark.end)?;
+            }
+        }
+        self.commit(self.watermark.end)
+    }
+
+    /// Goes on at a later position: up to there nothing is left to index.
+    pub(super) fn move_to(&mut self, end: Position) {
+        self.watermark.end = end;
     }
 
     /// Takes note of a stretch that holds no readable run.

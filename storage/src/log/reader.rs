@@ -101,7 +101,7 @@ impl Planned {
         RECORD_HEADER_BYTES + self.length
     }
 
-    fn record_end(&self) -> u32 {
+    pub(super) fn record_end(&self) -> u32 {
         self.position.offset().saturating_add(self.record_bytes())
     }
 }
@@ -282,7 +282,7 @@ impl LogReader {
     }
 
     /// Visits the runs of one range, by last sequence.
-    fn scan_author(
+    pub(super) fn scan_author(
         &self,
         range: AuthorRange,
         visit: &mut dyn FnMut(Planned) -> ControlFlow<()>,

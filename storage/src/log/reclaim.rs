@@ -1,4 +1,4 @@
-//! Giving back the room of what is in quarantine.
+//! Giving back the room of what is in quarantine, and of what was dropped.
 //!
 //! A segment that has ended is written again under a temporary name: every record where it stood, and in place of
 //! damaged stretches a void, whose bytes are never written and so take no room. The new file then takes the old one's
@@ -10,6 +10,7 @@ use super::SpaceLog;
 use super::record::{Found, RECORD_HEADER_BYTES, Walk};
 use super::recovery::survey;
 use super::segment::{SEGMENT_HEADER_BYTES, TEMPORARY_SUFFIX, segment_path};
+use super::tails::voids;
 use crate::disk::{Access, DiskFile};
 use crate::error::StorageError;
 use crate::position::Position;
@@ -28,8 +29,8 @@ pub struct Reclaimed {
     pub bytes: u64,
 }
 
-/// Damaged bytes of a segment, from where to where.
-type Stretch = (u32, u32);
+/// Bytes of a segment, from where to where.
+pub(super) type Stretch = (u32, u32);
 
 impl SpaceLog {
     /// Gives back the room of damaged stretches in segments that have ended, as far as they are known.
@@ -96,8 +97,10 @@ impl SpaceLog {
         Ok(dead)
     }
 
-    fn write_again(&self, number: u32, stretches: &[Stretch]) -> Result<(), StorageError> {
+    /// Writes a segment that has ended again, with voids in place of whole records or damage.
+    pub(super) fn write_again(&self, number: u32, stretches: &[Stretch]) -> Result<(), StorageError> {
         let parts = &self.parts;
+        let stretches = &self.with_earlier_voids(number, stretches)?;
         let path = segment_path(&parts.directory, number);
         let temporary = format!("{path}{TEMPORARY_SUFFIX}");
         let written =
@@ -112,6 +115,25 @@ impl SpaceLog {
             let _ = parts.disk.remove_file(&temporary);
         }
         named
+    }
+
+    /// The stretches together with those that are voids already, as few and as long as they can be: the room of a void
+    /// is not taken again, and headers take none within it.
+    fn with_earlier_voids(&self, number: u32, stretches: &[Stretch]) -> Result<Vec<Stretch>, StorageError> {
+        let parts = &self.parts;
+        let segments = survey(&*parts.disk, &parts.directory, parts.space)?.segments;
+        let segment = segments.iter().find(|segment| segment.number == number);
+        let mut all = segment.map_or(Ok(Vec::new()), |segment| voids(parts, segment))?;
+        all.extend_from_slice(stretches);
+        all.sort_unstable();
+        let mut joined = Vec::<Stretch>::with_capacity(all.len());
+        for (from, to) in all {
+            match joined.last_mut().filter(|before| before.1 >= from) {
+                Some(before) => before.1 = before.1.max(to),
+                None => joined.push((from, to)),
+            }
+        }
+        Ok(joined)
     }
 
     /// Writes a copy of a segment in which the stretches are voids, durably.

@@ -11,6 +11,7 @@ use super::reader::{LogReader, LogStats};
 use super::record::{RECORD_HEADER_BYTES, RecordHeader};
 use super::recovery::{Segment, next_number, remove_temporary_files, settle_last_segment, survey};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, create_segment, segment_path};
+use super::tails::forget_dropped;
 use super::{
     AHEAD_BYTES_MAX, AHEAD_SHARE, APPEND_BYTES_MAX, AppendLimits, Damage, Incarnation, LogParts, UNSYNCED_BYTES_MAX,
     UNSYNCED_RUNS_MAX,
@@ -46,7 +47,7 @@ pub struct SpaceLog {
     earlier_bytes: u64,
     unsynced: Vec<Unsynced>,
     unsynced_bytes: u64,
-    indexer: Indexer,
+    pub(super) indexer: Indexer,
     poison: Option<String>,
     _readers: Readers,
     _open: OpenSpace,
@@ -138,6 +139,8 @@ impl SpaceLog {
             parts.index = index_of(space, incarnation, IndexUse::Anew)?;
             watermark = Watermark::START;
         }
+        let parts = Arc::new(parts);
+        let watermark = forget_dropped(&parts, &segments, watermark)?;
         let file = settle_last_segment(&parts, &mut segments, watermark.end, progress)?;
         let watermark = complete_index(&parts, &segments, watermark, index_use, progress)?;
         parts.look_for_gaps()?;
@@ -156,7 +159,7 @@ impl SpaceLog {
             indexer: Indexer::new(parts.index.clone(), watermark),
             poison: None,
             _readers: Readers(parts.damage.clone()),
-            parts: Arc::new(parts),
+            parts,
             gathered: None,
             known_room: 0,
             known_intake: 0,
@@ -473,9 +476,9 @@ fn fits(parts: &LogParts, segments: &[Segment], watermark: &Watermark) -> Result
     let path = segment_path(&parts.directory, position.segment());
     let file = parts.segment_file(position.segment())?;
     file.read_at(u64::from(position.offset()), &mut record).map_err(StorageError::io("read", path))?;
-    // Damage contradicts nothing; another run, or one of another length, does.
+    // Damage contradicts nothing, nor does what was dropped; another run, or one of another length, does.
     let (segment, offset) = (position.segment(), position.offset());
-    let same_length = |header: RecordHeader| header.length == arrival.length;
+    let same_length = |header: RecordHeader| header.length == arrival.length || header.is_void;
     let body = parts.codec.body(segment, offset, &record).map(|body| decode_body(parts.space, body));
     let same_run = |(log, run): (DeviceId, Run)| encode_arrival(arrival.length, &log, &RunSummary::of(&run)) == value;
     Ok(parts.codec.header(segment, offset, &record).is_none_or(same_length) && body.flatten().is_none_or(same_run))

@@ -6,7 +6,7 @@ use syncline_model::{OperationId, VerifiedRun};
 use syncline_storage::disk::{DiskOperation, Fault, FaultKind, RecordingDisk};
 use syncline_storage::{
     AppendLimits, Batch, Disk, FileScope, Incarnation, Index, IndexError, MemoryDisk, MemoryIndex, OpenOptions,
-    SpaceLog, StorageError, Store,
+    SpaceLog, StorageError, Store, Tail,
 };
 
 use super::workload::{Author, SPACE, shown};
@@ -34,6 +34,8 @@ pub(crate) enum Step {
     AppendFailing,
     /// Appends a short run with a write for which there is room only once the reserve is given up.
     AppendFull,
+    /// Drops what the second author wrote after its first operation.
+    DropTail,
     /// Removes the space and creates it anew.
     Replace,
 }
@@ -64,6 +66,8 @@ pub(crate) struct Promise {
     pub(crate) handed_in: Vec<OperationId>,
     /// So many of these were acknowledged.
     pub(crate) acknowledged: usize,
+    /// Those that are being dropped: each may be there or not.
+    pub(crate) dropping: Vec<OperationId>,
     /// What the keys may be.
     pub(crate) keys: Vec<Vec<u8>>,
 }
@@ -271,6 +275,7 @@ impl Running {
                 self.append(&[run]).unwrap();
             }
             Step::AppendFailing => self.append_failing(short_bytes / 8),
+            Step::DropTail => self.drop_tail(),
             Step::Replace => {
                 let (store, log) = self.open.take().unwrap();
                 drop(log);
@@ -293,6 +298,26 @@ impl Running {
         self.authors.iter_mut().zip(heads).for_each(|(author, head)| author.go_back_to(head));
         let run = self.authors[1].write_filled(bytes, 0xee);
         self.append(&[run]).unwrap();
+    }
+
+    /// What the second author wrote after its first operation counts for nobody.
+    fn drop_tail(&mut self) {
+        self.step(Step::Sync);
+        let author = self.authors[1].id();
+        let (_, log) = self.open.as_mut().unwrap();
+        let runs = shown(log).into_iter().map(|(_, summary)| summary).filter(|summary| summary.author == author);
+        let (kept, dropped): (Vec<_>, Vec<_>) = runs.partition(|summary| summary.first == 1);
+        let ids: Vec<OperationId> = dropped.iter().map(|summary| summary.last_id()).collect();
+        self.promise(|promise| promise.dropping.clone_from(&ids));
+        let (_, log) = self.open.as_mut().unwrap();
+        log.drop_tails(&[Tail { log: author, after: 1 }]).unwrap();
+        assert_eq!(log.reader().tail_bytes(Tail { log: author, after: 1 }).unwrap(), 0);
+        self.promise(|promise| {
+            promise.dropping.clear();
+            promise.handed_in.retain(|id| !ids.contains(id));
+            promise.acknowledged = promise.handed_in.len();
+        });
+        self.authors[1].go_back_to(kept.first().map_or((0, OperationId::ZERO), |run| (run.last(), run.last_id())));
     }
 
     fn write_keys(&mut self) {
