@@ -348,7 +348,7 @@ fn storage_kind(error: &StorageError) -> ErrorKind {
     match error {
         StorageError::InUse { .. } => ErrorKind::Locked,
         StorageError::Missing { .. } => ErrorKind::NotFound,
-        StorageError::Full { .. } => ErrorKind::Unavailable,
+        StorageError::Full { .. } | StorageError::NoRoomToOpen { .. } => ErrorKind::Unavailable,
         _ => ErrorKind::Internal,
     }
 }

@@ -32,6 +32,15 @@ pub enum StorageError {
         /// Bytes that have to be free.
         needed: u64,
     },
+    /// The disk is so full that the index cannot be opened, and there is no reserve left to give up.
+    #[error(
+        "the disk is full ({available} bytes free) and the index cannot be opened: free some space and start again; \
+         nothing is lost"
+    )]
+    NoRoomToOpen {
+        /// Bytes that are free.
+        available: u64,
+    },
     /// The log stopped taking writes, because what it wrote may not be durable.
     #[error(
         "the log of space {} stopped after a failure: {reason}; restart to recover what reached the disk",

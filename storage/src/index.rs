@@ -22,6 +22,7 @@ pub use self::memory::MemoryIndex;
 pub use self::redb::RedbIndex;
 pub(crate) use self::reserving::ReservingIndex;
 pub use self::sled::SledIndex;
+use crate::disk::is_full;
 use crate::layout::{Area, area_key, successor};
 
 /// Bytes of memory that an index may keep pages in, unless told otherwise. The operating system caches its files
@@ -75,6 +76,26 @@ pub enum IndexError {
     /// An entry does not have the form it must have.
     #[error("its entry for {0} is damaged")]
     Damaged(&'static str),
+}
+
+impl IndexError {
+    /// Whether there was no room on the disk.
+    pub fn is_full(&self) -> bool {
+        let Self::Failed(cause) = self else { return false };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**cause);
+        while let Some(error) = cause {
+            // Sled does not name what it wraps as its source.
+            let wrapped = match error.downcast_ref::<::sled::Error>() {
+                Some(::sled::Error::Io(wrapped)) => Some(wrapped),
+                _ => error.downcast_ref::<std::io::Error>(),
+            };
+            if wrapped.is_some_and(is_full) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
 }
 
 /// Changes that happen together or not at all; later ones win.

@@ -73,7 +73,7 @@ pub struct DiskUse {
     pub reserve_bytes: u64,
     /// Bytes that the reserve is to have.
     pub reserve_bytes_wanted: u64,
-    /// Bytes within the logs that were given back to the disk, where damage was.
+    /// Bytes within the logs that were given back to the disk: damage, and what was dropped.
     pub reclaimed_bytes: u64,
     /// Bytes that are free on the disk.
     pub available_bytes: u64,
@@ -217,7 +217,7 @@ impl Room {
     }
 
     /// Gives the reserve up; false when there is none, and was none when it had been given up `seen` times.
-    fn give_up(&self, seen: u64) -> bool {
+    pub(crate) fn give_up(&self, seen: u64) -> bool {
         let mut reserve = self.lock();
         if self.given_up() != seen {
             return true;

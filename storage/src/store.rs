@@ -41,6 +41,9 @@ const LOG_DIRECTORY: &str = "log";
 /// Bytes of the lock file that are shown to a person.
 const HOLDER_BYTES_MAX: u64 = 64;
 
+/// Sled is not opened with less than this left: it writes while it is opened, and what it cannot write damages it.
+const OPENING_BYTES_MIN: u64 = 1 << 20;
+
 /// How a data directory is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenOptions {
@@ -88,7 +91,12 @@ impl Store {
         if is_condemned(&**disk)? {
             put_index_aside(&**disk, kind, progress)?;
         }
-        match Self::open_index(path, kind, &lock, &place, options) {
+        match Self::open_index_with_reserve(path, kind, &lock, &place, options) {
+            // It is not damaged, and putting it aside would only take more room.
+            Err(StorageError::Index(error)) if error.is_full() => {
+                let available = disk.available_bytes().unwrap_or_default();
+                Err(StorageError::NoRoomToOpen { available })
+            }
             // Putting aside what another process uses would take it away from that one.
             Err(StorageError::Index(IndexError::Locked)) => {
                 Err(StorageError::InUse { path: path.to_owned(), holder: "another process (its index)".to_owned() })
@@ -96,7 +104,29 @@ impl Store {
             Err(StorageError::Index(error)) => {
                 tracing::warn!("the index does not open and is made anew: {error}");
                 put_index_aside(&**disk, kind, progress)?;
-                Self::open_index(path, kind, &lock, &place, options)
+                Self::open_index_with_reserve(path, kind, &lock, &place, options)
+            }
+            other => other,
+        }
+    }
+
+    /// Opens the index, which writes while it is opened; on a full disk with the room of the reserve.
+    fn open_index_with_reserve(
+        path: &Path,
+        kind: IndexKind,
+        lock: &Arc<File>,
+        place: &Place,
+        options: OpenOptions,
+    ) -> Result<Self, StorageError> {
+        place.room.before_index();
+        let available = place.disk.available_bytes().unwrap_or(u64::MAX);
+        if kind == IndexKind::Sled && available < OPENING_BYTES_MIN {
+            return Err(StorageError::NoRoomToOpen { available });
+        }
+        let seen = place.room.given_up();
+        match Self::open_index(path, kind, lock, place, options) {
+            Err(StorageError::Index(error)) if error.is_full() && place.room.give_up(seen) => {
+                Self::open_index(path, kind, lock, place, options)
             }
             other => other,
         }

@@ -309,3 +309,53 @@ fn a_real_file_system_that_is_filled_to_the_last_byte_ends_nothing() {
         assert!(log.reader().verify(&mut |_| {}).unwrap().is_sound());
     }
 }
+
+#[test]
+#[allow(clippy::print_stderr)] // Whoever reads the outcome has to see what was not tried.
+fn a_start_on_a_full_disk_uses_the_reserve_and_never_puts_a_good_index_aside() {
+    for index in IndexKind::ALL {
+        let Some(mounted) = Mounted::new(96) else {
+            eprintln!("skipped: this process may not mount a file system");
+            return;
+        };
+        let limits = AppendLimits { margin_bytes: 16 << 20, ..AppendLimits::default() };
+        let options = OpenOptions { create: true, limits, index, reserve_bytes: Some(16 << 20), ..options() };
+        let data = mounted.path().join("data");
+        let mut store = Store::open(&data, options, &mut |_| {}).unwrap();
+        store.create_space(SPACE, INCARNATION, &[]).unwrap();
+        let mut log = store.open_space(SPACE, &mut |_| {}).unwrap();
+        let mut author = Author::new(1);
+        let put_aside = || data.join("index.damaged-1").exists();
+        for round in 1..=20 {
+            log.append(&[author.write(100_000)]).unwrap();
+            log.sync().unwrap();
+            if round % 10 == 0 {
+                // What sled has not written yet when it is dropped it would write to the full disk.
+                log.close().unwrap();
+                store.flush().unwrap();
+                drop(store);
+                mounted.fill();
+                // First with the reserve, then without one: whatever room there was is taken by somebody else.
+                let opened = Store::open(&data, options, &mut |_| {});
+                assert!(!put_aside(), "{index:?}");
+                let opened = opened.unwrap();
+                opened.open_space(SPACE, &mut |_| {}).unwrap().close().unwrap();
+                opened.flush().unwrap();
+                drop(opened);
+                mounted.fill();
+                match Store::open(&data, options, &mut |_| {}) {
+                    Ok(_) | Err(StorageError::NoRoomToOpen { .. } | StorageError::Full { .. }) => {}
+                    Err(other) => panic!("{index:?}: {other}"),
+                }
+                assert!(!put_aside(), "{index:?}");
+                fs::remove_file(mounted.path().join("other")).unwrap();
+                store = Store::open(&data, options, &mut |_| {}).unwrap();
+                log = store.open_space(SPACE, &mut |_| {}).unwrap();
+            }
+        }
+        assert!(!put_aside(), "{index:?}");
+        assert_eq!(sequences(&log), (1..=20).collect::<Vec<u64>>());
+        assert_eq!(log.no_room().unwrap(), None);
+        assert!(log.reader().verify(&mut |_| {}).unwrap().is_sound());
+    }
+}
