@@ -5,7 +5,7 @@
 //! never came. A segment with such runs is written again with voids in their place, as for damage.
 //!
 //! ```text
-//! note the tails ─▶ from the last segment to the first: write it again, name it, sync ─▶ take its runs out of the index
+//! note the tails ─▶ from the last segment to the first: write it anew, name it, sync ─▶ take its runs out of the index
 //! ```
 //!
 //! The index may be an older one after a crash, and then names runs in whose place there is a void. Which logs that may
