@@ -490,7 +490,7 @@ impl World {
                 (Fate::Acknowledged, true) => {
                     return Err(Violation(format!("the deletion of {name} was acknowledged and it is there")));
                 }
-                (Fate::Refused, false) => {
+                (Fate::Refused, false) if put != Some(Fate::Cut) => {
                     return Err(Violation(format!("the deletion of {name} was refused and it is gone")));
                 }
                 (Fate::Acknowledged, false) => self.trace.count(Happening::CheckedDeleted, 1),

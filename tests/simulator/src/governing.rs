@@ -178,10 +178,13 @@ impl World {
         (!has_all).then(|| format!("#{number} lacks the keys of epoch {epoch}"))
     }
 
-    /// Whether a device has heard that an epoch began since the first, or that a log was cut.
+    /// Whether a device has heard that an epoch began since the first, that a log was cut, or of a takeover, with which
+    /// all is taken in again.
     pub(crate) fn is_governed(&self, number: usize, space: usize) -> bool {
-        let membership = self.hosted(number, space).map(|hosted| hosted.replica.core().state().membership());
-        membership.is_some_and(|membership| membership.epoch() > 1 || !membership.cuts().is_empty())
+        let Some(hosted) = self.hosted(number, space) else { return false };
+        let membership = hosted.replica.core().state().membership();
+        let has_changed = membership.epoch() > 1 || !membership.cuts().is_empty();
+        has_changed || membership.takeover_counter() > 0 || hosted.replica.core().is_outdated()
     }
 
     /// Whether a device knows that it lost the right to write.

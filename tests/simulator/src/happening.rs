@@ -68,13 +68,13 @@ happenings! {
     Governed "governing act" required;
     WriterRemoved "writer removed" required;
     OtherRemoved "member that does not write removed" required;
-    RoleLost "right to write taken" counted;
-    HandedOver "space handed over" counted;
-    TakenOver "space taken over with the recovery key" counted;
+    RoleLost "right to write taken" rare;
+    HandedOver "space handed over" rare;
+    TakenOver "space taken over with the recovery key" rare;
     Revoked "removal that all who are connected know of" required;
     RefusedLost "write of a device refused that was removed or lost the right to write" required;
     WriteCut "acknowledged write behind a cut" required;
-    BehindCutVouched "operations behind a cut that others built on" required;
+    BehindCutVouched "operations behind a cut that others built on" rare;
     CheckedRemoved "removed device has no later key" required;
     RequestSent "request sent" required;
     RequestServed "request arrives" required;

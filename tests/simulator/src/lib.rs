@@ -1,9 +1,9 @@
 //! Whole devices under a simulated network, disk and clock: each run is a function of one seed.
 //!
 //! A run founds one to three spaces, invites devices with any role to them, lets people write and read at all of them
-//! while the network parts, messages get lost, disks fail, devices stop inside of disk calls, and liars lie; then
-//! everything heals, and all members must agree on the same operations and documents, with everything in them that was
-//! ever acknowledged.
+//! while the network parts, messages get lost, disks fail, devices stop inside of disk calls, liars lie, and stewards
+//! remove members, hand over and are replaced; then everything heals, and all members must agree on the same operations
+//! and documents, with everything in them that was ever acknowledged and that no record cut.
 //!
 //! The replicas, their logs and documents are the real ones. Simulated are the disk and the index (from the storage
 //! crate), the clocks, the network, the workers, and the few things that a node does around its replicas: the hello,
@@ -11,8 +11,8 @@
 //!
 //! `plan` draws what a run is like, `reduction` says what of it is left out, `world` is its queue of events, `device`,
 //! `running` and `hosted` are one device and its replicas, `message` what they are told and want, `network`, `faults`,
-//! `damage` and `liar` what lies between them and goes wrong, `actions` who writes and reads, `answers` what they are
-//! told, `ledger` and `texts` what must follow from that, `checks` what must hold, and `shrink` how a failure is told
+//! `damage` and `liar` what lies between them and goes wrong, `actions` who writes and reads, `governing` what stewards
+//! decide, `answers` what people are told, `ledger` and `texts` what must follow from that, `checks` what must hold, and `shrink` how a failure is told
 //! in its shortest form.
 
 mod actions;

@@ -304,8 +304,11 @@ impl Plan {
         }
         let target = choices.pick(&others);
         let kind = match kind {
-            0..40 => ActionKind::Rotate,
-            _ => ActionKind::Remove(target),
+            0..30 => ActionKind::Rotate,
+            30..70 => ActionKind::Remove(target),
+            70..83 => ActionKind::Demote(target),
+            83..92 => ActionKind::HandOver(target),
+            _ => ActionKind::TakeOver(target),
         };
         Some(PlannedAction { index, at_us, device, space, kind })
     }
