@@ -366,6 +366,34 @@ fn a_relay_hands_on_what_was_written_while_nobody_else_was_there() {
 }
 
 #[test]
+fn two_devices_that_never_meet_share_a_space_through_a_relay() {
+    let ((mut a, _), mut relay, mut b) = (steward(), Device::new(), Device::new());
+    relay.join(&a, "relay");
+    let text = b.run(&["device", "--json"]).json()["text"].as_str().unwrap().to_owned();
+    a.run(&["space", "add", "notes", &text, "--role", "writer"]).ok();
+    let ticket = a.run(&["space", "invite", "notes", "--role", "writer"]).ok().to_owned();
+    a.put("of-a");
+    let all = a.status()["operations"].clone();
+    eventually("the relay has it", || relay.status()["operations"] == all);
+    a.stop();
+
+    b.run(&["space", "join", &ticket]).ok();
+    b.connect(&relay);
+    b.sees("of-a");
+    b.put("of-b");
+    let all = b.status()["operations"].clone();
+    eventually("the relay has that too", || relay.status()["operations"] == all);
+    b.stop();
+    assert!(!relay.has("of-a") && !relay.has("of-b"));
+    relay.stop();
+    relay.start();
+
+    a.start();
+    a.connect(&relay);
+    a.sees("of-b");
+}
+
+#[test]
 fn newcomers_read_history_unless_it_is_withheld() {
     let ((a, _), b, c) = (steward(), Device::new(), Device::new());
     a.put("old");

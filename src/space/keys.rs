@@ -64,16 +64,27 @@ impl SpaceKeys {
         known: u32,
         random: &mut dyn CryptoRng,
     ) -> Option<KeyDelivery> {
+        let delivery = self.deliver_held(recipient, member, known, random);
+        delivery.filter(|delivery| delivery.content.is_some() || member.role == Role::Relay)
+    }
+
+    /// The same, but without the content key where this device, as a relay, has none itself.
+    pub fn deliver_held(
+        &self,
+        recipient: DeviceId,
+        member: &Member,
+        known: u32,
+        random: &mut dyn CryptoRng,
+    ) -> Option<KeyDelivery> {
         let known = if planted(Bug::KeysGivenUnrecorded) { u32::MAX } else { known };
         let (epoch, replication) = self.replication.range(..=known).next_back()?;
         let mut wrap = |purpose: &str, secret: &[u8; 32]| {
             let info = KeyDelivery::info(&self.space, *epoch, &recipient, purpose);
             WrappedSecret::wrap(&member.exchange, &info, secret, &mut &mut *random)
         };
-        let content = match self.content.get(epoch) {
-            Some(key) if member.role.reads() => Some(wrap("content", &key.0)?),
-            None if member.role != Role::Relay => return None,
-            _ => None,
+        let content = match self.content.get(epoch).filter(|_| member.role.reads()) {
+            Some(key) => Some(wrap("content", &key.0)?),
+            None => None,
         };
         Some(KeyDelivery { recipient, epoch: *epoch, content, replication: wrap("replication", &replication.0)? })
     }

@@ -17,22 +17,29 @@ impl SpaceCore {
         clock: Clock,
         random: &mut dyn CryptoRng,
     ) -> Result<Option<KeyDelivery>, JoinRefusal> {
-        self.check_writer().map_err(|reason| match reason {
-            WriteError::Recovering | WriteError::BegunAnew => JoinRefusal::Unavailable,
-            _ => JoinRefusal::NotASponsor,
-        })?;
+        if self.is_outdated() {
+            return Err(JoinRefusal::Unavailable);
+        }
         let membership = self.state.membership();
         let (device, epoch) = (certificate.device, membership.epoch());
         if membership.is_removed(&device) {
             return Err(JoinRefusal::Removed);
         }
-        // Who was admitted and did not hear of it, or lost the keys, gets them whatever became of the invitation.
-        let came_by = |member: &&Member| member.admissions.iter().any(|by| by.invitation == certificate.invitation);
-        let again = membership.members().get(&device).filter(came_by);
+        // Who is a member and did not hear of it, or lost the keys, gets them whatever became of the invitation, and of
+        // any member: a relay gives what it takes to fetch the log, in which the rest is.
+        let came_by = |member: &&Member| {
+            let mut admissions = member.admissions.iter();
+            member.admissions.is_empty() || admissions.any(|by| by.invitation == certificate.invitation)
+        };
+        let again = membership.members().get(&device).filter(came_by).filter(|_| self.state.role().is_some());
         if let Some(member) = again.filter(|_| certificate.holds(&self.state.keys.space)) {
-            let delivery = self.state.keys.deliver(device, member, epoch, random).ok_or(JoinRefusal::Unavailable)?;
-            return Ok(Some(delivery));
+            let delivery = self.state.keys.deliver_held(device, member, epoch, random);
+            return delivery.map(Some).ok_or(JoinRefusal::Unavailable);
         }
+        self.check_writer().map_err(|reason| match reason {
+            WriteError::Recovering | WriteError::BegunAnew => JoinRefusal::Unavailable,
+            _ => JoinRefusal::NotASponsor,
+        })?;
         let known = self.state.admission.known_records(&self.state.device.id());
         let role = membership.check_certificate(known, &certificate).map_err(|error| match error {
             MembershipError::ClosedInvitation => JoinRefusal::Closed,

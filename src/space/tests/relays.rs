@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use syncline_model::Role;
 use syncline_sync::Replica;
 
-use super::Net;
+use super::{JoinRefusal, Net};
+use crate::space::Act;
 use crate::space::quota::RelayQuota;
 use crate::space::withheld::WITHHELD_MS;
 
@@ -153,4 +154,28 @@ fn membership_news_that_is_announced_and_not_given_is_told() {
     assert!(net.problems(victim).is_empty(), "{:?}", net.problems(victim));
     net.agree(&[keeper, victim]);
     const { assert!(super::REST_MS * 4 > WITHHELD_MS, "the net rests long enough for it to be told") }
+}
+
+#[test]
+fn a_relay_hands_members_what_it_takes_to_fetch_and_strangers_nothing() {
+    let mut net = Net::new(31);
+    let (steward, relay, added, stranger) = (0, net.member(Role::Relay), net.device(), net.device());
+    let invitation = net.invite(Role::Writer, 2).unwrap();
+    let (device, exchange) = (net.id(added), net.nodes[added].key.exchange_public());
+    net.govern(steward, Act::Add { device, exchange, role: Role::Writer }).unwrap();
+    net.put(steward, "before", json!(1)).unwrap();
+    net.settle();
+    net.online(steward, false);
+
+    assert_eq!(net.join(stranger, relay, &invitation), Err(JoinRefusal::NotASponsor));
+    net.join(added, relay, &invitation).unwrap();
+    net.settle();
+    net.all_show(&[added], "before", Some(json!(1)));
+    net.put(added, "after", json!(2)).unwrap();
+    net.settle();
+    net.online(added, false);
+    net.online(steward, true);
+    net.settle();
+    net.all_show(&[steward], "after", Some(json!(2)));
+    assert!(net.nodes[relay].replica.core().state().keys().content.is_empty());
 }
