@@ -174,6 +174,7 @@ impl World {
                 }
             }
             ActionKind::Bulk => self.write_bulk(turn),
+            ActionKind::Fill(count) => self.write_small(turn, count),
         }
     }
 
@@ -294,6 +295,17 @@ impl World {
             let field = format!("field {}", turn.choices.below(6));
             let steps = vec![Step::Edit { key: key(&name), edit: Edit::Merge(json!({ field: number })) }];
             let tried = self.tried(turn.device, refusal, |_| {});
+            self.write(turn.device, turn.space, steps, tried);
+        }
+    }
+
+    /// Writes so many small documents that nobody else writes.
+    fn write_small(&mut self, turn: &Turn<'_>, count: u64) {
+        for _ in 0..count {
+            let number = self.number();
+            let (name, value) = (format!("once/{number}"), json!({ "by": turn.device, "number": number }));
+            let steps = vec![put(&name, &value)];
+            let tried = self.tried(turn.device, turn.refusal, |tried| tried.puts = vec![(name, value)]);
             self.write(turn.device, turn.space, steps, tried);
         }
     }

@@ -43,6 +43,19 @@ pub(crate) struct Revocation {
     behind: BTreeSet<usize>,
     /// Who came to have them.
     ahead: BTreeSet<usize>,
+    /// What all had sent by then.
+    sent_bytes: u64,
+}
+
+/// How a removal went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revoked {
+    /// How long it took, in virtual microseconds, until all who were connected with the steward had the new keys.
+    pub after_us: u64,
+    /// What all devices sent meanwhile, whatever for.
+    pub sent_bytes: u64,
+    /// How many devices had to hear of it.
+    pub devices: usize,
 }
 
 impl World {
@@ -108,7 +121,8 @@ impl World {
         let mut behind = self.connected(space);
         behind.remove(&number);
         let epoch = decided.epoch.max(former.epoch + 1);
-        let revocation = Revocation { space, began_us: self.now_us, epoch, behind, ahead: BTreeSet::new() };
+        let (ahead, sent_bytes) = (BTreeSet::new(), self.sent_bytes);
+        let revocation = Revocation { space, began_us: self.now_us, epoch, behind, ahead, sent_bytes };
         self.revocations.push(revocation);
     }
 
@@ -149,7 +163,8 @@ impl World {
             } else if !revocation.ahead.is_empty() {
                 let took_us = self.now_us - began_us;
                 let count = revocation.ahead.len() as u64;
-                self.revoked_after_us.push(took_us);
+                let (sent_bytes, devices) = (self.sent_bytes - revocation.sent_bytes, revocation.ahead.len());
+                self.revoked.push(Revoked { after_us: took_us, sent_bytes, devices });
                 self.note(0, Happening::Revoked, [took_us, count], || format!("in space {space} for {count} devices"));
             }
         }

@@ -41,8 +41,9 @@ mod world;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use governing::Revoked;
 pub use happening::{Coverage, Happening};
-pub use plan::{LARGE_OPERATIONS, LARGE_SEEDS, Plan};
+pub use plan::{LARGE_OPERATIONS, LARGE_SEEDS, Plan, REMOVAL_MEMBERS_MAX, REMOVAL_MEMBERS_MIN};
 pub use reduction::Reduction;
 pub use shrink::{SHRINK_RUNS_LARGE_MAX, SHRINK_RUNS_MAX, shrink};
 pub use trace::{Detail, TAIL_LINES};
@@ -71,8 +72,8 @@ pub struct Outcome {
     pub virtual_us: u64,
     /// The longest virtual time from everything having healed to agreement, in microseconds.
     pub agreed_after_us: u64,
-    /// How long each removal took, in microseconds, until all who were connected with the steward had the new keys.
-    pub revoked_after_us: Vec<u64>,
+    /// How the removals went.
+    pub revoked: Vec<Revoked>,
     /// Operations that all devices hold at the end, once each.
     pub operations: u64,
     /// Transactions that were acknowledged.
@@ -83,7 +84,12 @@ pub struct Outcome {
 
 /// Runs a seed, without what is left out.
 pub fn run(seed: u64, reduction: &Reduction, detail: Detail) -> Outcome {
-    let plan = Plan::draw(seed, reduction);
+    run_plan(Plan::draw(seed, reduction), detail)
+}
+
+/// Runs what was planned.
+pub fn run_plan(plan: Plan, detail: Detail) -> Outcome {
+    let (seed, reduction) = (plan.seed, plan.reduction.clone());
     let devices = plan.present().len();
     let mut world = World::new(plan, detail);
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
@@ -94,9 +100,8 @@ pub fn run(seed: u64, reduction: &Reduction, detail: Detail) -> Outcome {
     };
     let (virtual_us, agreed_after_us, operations) = (world.now_us, world.agreed_after_us, world.operations());
     let acknowledged = world.ledgers.iter().map(ledger::Ledger::acknowledged).sum();
-    let revoked_after_us = std::mem::take(&mut world.revoked_after_us);
+    let revoked = std::mem::take(&mut world.revoked);
     let (hash, coverage, lines, dropped) = world.into_trace().finish();
-    let reduction = reduction.clone();
     Outcome {
         seed,
         reduction,
@@ -107,7 +112,7 @@ pub fn run(seed: u64, reduction: &Reduction, detail: Detail) -> Outcome {
         dropped,
         virtual_us,
         agreed_after_us,
-        revoked_after_us,
+        revoked,
         operations,
         acknowledged,
         devices,

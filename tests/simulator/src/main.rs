@@ -12,15 +12,18 @@ use std::time::Instant;
 
 use clap::Parser;
 use syncline_simulator::{
-    AGREEMENT_US_MAX, Coverage, Detail, Happening, LARGE_OPERATIONS, LARGE_SEEDS, Outcome, Plan, Reduction, TAIL_LINES,
-    keep_panics, run, shrink,
+    AGREEMENT_US_MAX, Coverage, Detail, Happening, LARGE_OPERATIONS, LARGE_SEEDS, Outcome, Plan, REMOVAL_MEMBERS_MAX,
+    REMOVAL_MEMBERS_MIN, Reduction, Revoked, TAIL_LINES, keep_panics, run, run_plan, shrink,
 };
 
 /// Of so many seeds one is run twice, to compare the traces.
 const REPEATED_EVERY: u64 = 20;
 /// What may be asked instead of one seed.
-const INSTEAD_OF_SEED: &[&str] =
-    if cfg!(feature = "planted-bugs") { &["seeds", "large", "planted"] } else { &["seeds", "large"] };
+const INSTEAD_OF_SEED: &[&str] = if cfg!(feature = "planted-bugs") {
+    &["seeds", "large", "removal", "planted"]
+} else {
+    &["seeds", "large", "removal"]
+};
 /// Failures after which a range of seeds is given up.
 const FAILURES_MAX: usize = 10;
 /// Failures of a range of seeds that are shrunk.
@@ -46,6 +49,13 @@ struct Arguments {
     /// Run the twenty large seeds, of at least 100,000 operations each.
     #[arg(long, conflicts_with = "seeds")]
     large: bool,
+    /// Remove one of so many members, where nothing goes wrong, and print how long it took and what was sent.
+    #[arg(long, value_name = "MEMBERS", conflicts_with_all = ["seed", "seeds", "large"])]
+    #[arg(value_parser = clap::value_parser!(u64).range(REMOVAL_MEMBERS_MIN as u64..=REMOVAL_MEMBERS_MAX as u64))]
+    removal: Option<u64>,
+    /// How many documents the space of --removal holds.
+    #[arg(long, value_name = "N", default_value_t = 10_000, requires = "removal")]
+    documents: u64,
     /// How many seeds to run at the same time.
     #[arg(long, value_name = "J", default_value_t = default_jobs())]
     jobs: usize,
@@ -117,6 +127,7 @@ fn main() -> ExitCode {
         return if all_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let succeeded = match (arguments.seed, arguments.seeds) {
+        _ if arguments.removal.is_some() => run_removal(&arguments),
         (Some(seed), _) => run_one(seed, &arguments),
         (None, Some((first, end))) => run_many(first, end, &arguments),
         (None, None) => run_many(LARGE_SEEDS.start, LARGE_SEEDS.end, &arguments),
@@ -126,6 +137,34 @@ fn main() -> ExitCode {
         // Either something was violated, or nobody reads the output any more.
         Ok(false) | Err(_) => ExitCode::FAILURE,
     }
+}
+
+fn run_removal(arguments: &Arguments) -> io::Result<bool> {
+    let (started, out) = (Instant::now(), &mut io::stdout().lock());
+    let members = arguments.removal.map_or(REMOVAL_MEMBERS_MIN, |members| members as usize);
+    let outcome = run_plan(Plan::removal(members, arguments.documents), Detail::Tail);
+    let Outcome { operations, virtual_us, revoked, violation, .. } = &outcome;
+    let (seconds, virtual_seconds) = (started.elapsed().as_secs_f64(), *virtual_us as f64 / 1e6);
+    writeln!(
+        out,
+        "commit {}, {operations} operations, {virtual_seconds:.0} virtual seconds in {seconds:.0} s",
+        commit()
+    )?;
+    for Revoked { after_us, sent_bytes, devices } in revoked {
+        writeln!(
+            out,
+            "one of {members} members removed, {} documents: {devices} others have the new keys after {:.1} virtual ms; \
+             {:.2} MB sent by all meanwhile",
+            arguments.documents,
+            *after_us as f64 / 1e3,
+            *sent_bytes as f64 / 1e6
+        )?;
+    }
+    if let Some(violation) = violation {
+        print_trace(out, &outcome)?;
+        writeln!(out, "FAILED: {violation}")?;
+    }
+    Ok(violation.is_none() && revoked.len() == 1)
 }
 
 fn run_one(seed: u64, arguments: &Arguments) -> io::Result<bool> {
@@ -195,7 +234,7 @@ struct Totals {
     devices: u64,
     virtual_us: u64,
     agreed_after_us: u64,
-    revoked_after_us: Vec<u64>,
+    revoked: Vec<Revoked>,
     coverage: Coverage,
     failures: Vec<Outcome>,
 }
@@ -270,7 +309,7 @@ impl Totals {
         self.devices += outcome.devices as u64;
         self.virtual_us += outcome.virtual_us;
         self.agreed_after_us = self.agreed_after_us.max(outcome.agreed_after_us);
-        self.revoked_after_us.extend(&outcome.revoked_after_us);
+        self.revoked.extend(&outcome.revoked);
         self.coverage.add(&outcome.coverage);
         if outcome.violation.is_some() {
             self.failures.push(outcome);
@@ -286,8 +325,8 @@ fn print_coverage(out: &mut impl Write, coverage: &Coverage) -> io::Result<()> {
     writeln!(out, "{:>12} * injected faults: the sum of those", coverage.faults())
 }
 
-fn print_revocations(out: &mut impl Write, revoked_after_us: &[u64]) -> io::Result<()> {
-    let mut all = revoked_after_us.to_vec();
+fn print_revocations(out: &mut impl Write, revoked: &[Revoked]) -> io::Result<()> {
+    let mut all: Vec<u64> = revoked.iter().map(|revoked| revoked.after_us).collect();
     all.sort_unstable();
     let Some(slowest) = all.last() else { return Ok(()) };
     let (median, slowest, count) = (all[all.len() / 2] as f64 / 1e6, *slowest as f64 / 1e6, all.len());
@@ -314,7 +353,7 @@ fn print_totals(
     writeln!(out, "commit {}, {repeated} seeds run twice to compare their traces, {devices} devices", commit())?;
     writeln!(out, "virtual time {hours} h, real time {seconds:.1} s, {rate:.1} runs per second and core")?;
     writeln!(out, "slowest agreement {agreed:.1} virtual seconds after everything healed (limit {limit})")?;
-    print_revocations(out, &totals.revoked_after_us)?;
+    print_revocations(out, &totals.revoked)?;
     writeln!(out, "seeds            {runs}")?;
     writeln!(out, "injected faults  {}", coverage.faults())?;
     writeln!(out, "operations       {operations}")?;

@@ -136,6 +136,7 @@ impl World {
             self.note(from, Happening::Blocked, [to as u64, 0], || format!("to #{to}"));
             return None;
         }
+        self.sent_bytes += bytes as u64;
         let (now_us, healed) = (self.now_us, self.healed);
         let plan = &self.surroundings.plan;
         let ((shortest, longest), bandwidth, stragglers) = (plan.latency_us, plan.bandwidth, plan.ambient.stragglers);

@@ -2,6 +2,7 @@
 //! goes wrong. All of it is decided before the run begins, each part by a stream of its own.
 
 mod faults;
+mod removal;
 mod spaces;
 
 use std::collections::BTreeSet;
@@ -13,6 +14,7 @@ use syncline_sync::limits::{GOSSIP_INLINE_BYTES_MAX, PAGE_BYTES_MAX, PAGE_BYTES_
 
 pub(crate) use faults::{Ambient, FaultKind, PlannedFault};
 use faults::{draw_ambient, draw_faults};
+pub use removal::{REMOVAL_MEMBERS_MAX, REMOVAL_MEMBERS_MIN};
 pub(crate) use spaces::{DevicePlan, LiarKind, SpacePlan};
 use spaces::{draw_devices, draw_edges, draw_spaces};
 
@@ -71,6 +73,8 @@ pub(crate) enum ActionKind {
     DeleteOwn,
     Splice,
     Bulk,
+    /// Several small documents at once.
+    Fill(u64),
     Watch,
     Read,
     ReadOwnWrite,

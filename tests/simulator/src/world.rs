@@ -11,7 +11,7 @@ use syncline_storage::StorageError;
 
 use crate::device::{Device, Surroundings};
 use crate::faults::Later;
-use crate::governing::Revocation;
+use crate::governing::{Revocation, Revoked};
 use crate::happening::Happening;
 use crate::ledger::Ledger;
 use crate::message::{Message, SpaceInput, Wish};
@@ -101,9 +101,10 @@ pub(crate) struct World {
     pub(crate) healed: bool,
     pub(crate) healed_us: u64,
     pub(crate) revocations: Vec<Revocation>,
-    /// How long it took in each case until all who were connected with the steward had the keys of an epoch that began
-    /// with a removal.
-    pub(crate) revoked_after_us: Vec<u64>,
+    /// How the removals went.
+    pub(crate) revoked: Vec<Revoked>,
+    /// What all devices sent so far.
+    pub(crate) sent_bytes: u64,
     /// The longest time from everything having healed to agreement.
     pub(crate) agreed_after_us: u64,
     numbers: u64,
@@ -138,7 +139,8 @@ impl World {
             healed: false,
             healed_us: 0,
             revocations: Vec::new(),
-            revoked_after_us: Vec::new(),
+            revoked: Vec::new(),
+            sent_bytes: 0,
             agreed_after_us: 0,
             numbers: 0,
             trace: Trace::new(detail),

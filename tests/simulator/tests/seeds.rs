@@ -1,6 +1,6 @@
 //! A few seeds on every test run, and all that once failed.
 
-use syncline_simulator::{Detail, Outcome, Reduction, keep_panics, run, shrink};
+use syncline_simulator::{Detail, Outcome, Plan, Reduction, Revoked, keep_panics, run, run_plan, shrink};
 
 /// How many seeds are run beside those that are kept.
 const SEEDS: u64 = 60;
@@ -69,4 +69,15 @@ fn what_is_left_out_does_not_change_the_rest_of_the_plan() {
 fn a_run_that_holds_is_not_shrunk() {
     let outcome = run(1, &Reduction::default(), Detail::Hash);
     assert!(shrink(outcome).reduction.is_empty());
+}
+
+#[test]
+fn a_removal_reaches_everybody_where_nothing_goes_wrong() {
+    keep_panics();
+    let outcome = run_plan(Plan::removal(12, 60), Detail::Tail);
+    assert_eq!(outcome.violation, None);
+    let [Revoked { devices: 10, after_us, sent_bytes }] = outcome.revoked[..] else {
+        panic!("one removal, that ten others hear of: {:?}", outcome.revoked);
+    };
+    assert!(after_us < 1_000_000 && sent_bytes > 10_000, "{after_us} us, {sent_bytes} B");
 }
