@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use syncline_model::{OperationId, VerifiedRun};
+use syncline_model::{DeviceId, OperationId, VerifiedRun};
 use syncline_storage::disk::{Access, DiskOperation, Fault, FaultKind};
 use syncline_storage::{
-    Batch, Disk, DiskFile, FileScope, Index, IndexError, MemoryDisk, MemoryIndex, SpaceLog, StorageError, Store,
+    Batch, Disk, DiskFile, FileScope, Index, IndexError, MemoryDisk, MemoryIndex, SpaceLog, StorageError, Store, Tail,
 };
 
 use super::scripts::{RESERVED, SMALL, Sizes, start};
@@ -741,6 +741,48 @@ fn a_failure_at_any_call_of_a_restore_leaves_all_of_it_or_a_directory_that_says_
             }
             Ok(_) => {}
         }
+    });
+    assert!(fired > 100, "{fired}");
+}
+
+#[test]
+fn a_failure_at_any_call_of_dropping_the_end_of_a_log_takes_nothing_else() {
+    let author = authors()[1].id();
+    let begin = || {
+        let (memory, index, _) = clean();
+        (memory, index)
+    };
+    let summaries = |memory: &MemoryDisk, index: &MemoryIndex, context: &str| {
+        let store = start(Arc::new(memory.clone()), Arc::new(index.clone()), SMALL).unwrap();
+        let log = store.open_space(SPACE, &mut |_| {}).unwrap_or_else(|error| panic!("{context}: {error}"));
+        let report = log.reader().verify(&mut |_| {}).unwrap();
+        assert!(report.is_sound() && report.unchained.count == 0, "{context}: {report:?}");
+        assert_eq!(log.stats().unwrap().quarantined, 0, "{context}");
+        shown(&log).into_iter().map(|(_, summary)| (summary.author, summary.last_id())).collect::<Vec<_>>()
+    };
+    let (memory, index) = begin();
+    let before = summaries(&memory, &index, "before");
+    let of_author = |runs: &[(DeviceId, OperationId)]| runs.iter().filter(|run| run.0 == author).count();
+    assert!(of_author(&before) > 2);
+    let drop_end = |disk: &FailingDisk, index: &MemoryIndex| {
+        let store = start(Arc::new(disk.clone()), Arc::new(index.clone()), SMALL);
+        let mut log = match store.and_then(|store| store.open_space(SPACE, &mut |_| {})) {
+            Ok(log) => log,
+            Err(_) => return false,
+        };
+        log.drop_tails(&[Tail { log: author, after: 1 }]).is_ok_and(|dropped| dropped.segments > 0)
+    };
+    let fired = sweep_calls(&begin, &drop_end, &|memory, index, done, context| {
+        let after = summaries(memory, index, context);
+        let left = of_author(&after);
+        assert!(left >= 1 && (!done || left == 1), "{context}: {left} are left");
+        // What is left of the author's is the beginning, so nothing of a log stands behind a gap.
+        let mut counted = 0;
+        let expected = before.iter().filter(|run| {
+            counted += usize::from(run.0 == author);
+            run.0 != author || counted <= left
+        });
+        assert_eq!(after, expected.copied().collect::<Vec<_>>(), "{context}");
     });
     assert!(fired > 100, "{fired}");
 }
