@@ -1,20 +1,19 @@
 //! Devices that lie: they speak the real messages, and say in them what is not so.
 //!
 //! An invited liar runs a real replica; what leaves it is tampered with on the way out, and now and then it says
-//! something that nobody asked for. It writes nothing but operations that must not
-//! count, sponsors nobody, and admits that it exists: what it cannot do is
-//! forge a signature. A stranger has no keys at all. Both go on lying to the very end of the run.
+//! something that nobody asked for. It writes nothing but operations that must not count or change anything, sponsors
+//! nobody, and admits that it exists: what it cannot do is forge a signature. A stranger has no keys at all. Both go on lying to the very end of the run.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use syncline::space::join::JoinRequest;
 use syncline_model::keys::seal;
-use syncline_model::membership::Certificate;
+use syncline_model::membership::{Certificate, Cut, Member, Statement};
 use syncline_model::run::RunBuilder;
 use syncline_model::{
-    Dependency, DeviceId, DeviceKey, Header, IdPrefix, Kind, OperationId, ReplicationSecret, Role, Run, SpaceId,
-    SpaceTag, canonical,
+    Dependency, DeviceId, DeviceKey, ForkProof, Header, IdPrefix, Kind, OperationId, ReplicationSecret, Role, Run,
+    SpaceId, SpaceTag, canonical,
 };
 use syncline_sync::limits::{PAGE_BYTES_MAX, RANGES_MAX};
 use syncline_sync::{
@@ -37,6 +36,8 @@ const ASKED_MAX: usize = 64;
 const FLOOD_REQUESTS: u64 = 40;
 /// A claim goes so far beyond what is held.
 const CLAIM_OPERATIONS: u64 = 1 << 40;
+/// What stands at the end of a run.
+const SIGNATURE_BYTES: usize = 64;
 /// Membership records that a liar claims to know.
 const UNKNOWN_RECORDS: u64 = 1000;
 /// One page in so many is far too large, since that takes long.
@@ -58,8 +59,21 @@ pub(crate) struct Liar {
     heard: BTreeMap<usize, Vec<Run>>,
     /// Requests that it was sent.
     asked: BTreeMap<u64, Request>,
-    /// What it signs in each space: two branches where its role writes.
+    /// What kind of operation it signs where its role writes.
+    signs: Signs,
+    /// What it signed in each space: two branches if they are documents.
     unentitled: BTreeMap<(usize, u64), Run>,
+}
+
+/// What an invited liar signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signs {
+    /// Writing that claims to know more records than there are, on two branches.
+    Documents,
+    /// A record that removes somebody, as only the steward may write it.
+    Removal,
+    /// A proof that an honest device forked, which does not hold.
+    Proof,
 }
 
 /// What an invited liar is in a space.
@@ -68,6 +82,8 @@ struct Standing {
     role: Role,
     /// How many membership records it knows.
     records: u64,
+    /// The record that would remove another member next.
+    removal: Vec<u8>,
     /// What shows that it was let in.
     admission: Dependency,
 }
@@ -80,7 +96,16 @@ impl Standing {
         let admitted = state.admission().admitted();
         let (sequence, id) = (admitted.sequence(&author), admitted.head(&author));
         let admission = Dependency { author, sequence, id };
-        Some(Self { role: member.role, records: state.membership().records(), admission })
+        let other =
+            |(device, member): &(&DeviceId, &Member)| **device != state.device_id() && member.role != Role::Steward;
+        let cut = |(device, _): (&DeviceId, &Member)| Cut {
+            author: *device,
+            sequence: admitted.sequence(device),
+            id: admitted.head(device),
+        };
+        let cuts = state.membership().members().iter().filter(other).map(cut).take(1).collect();
+        let removal = state.membership().next_record(Statement::Removal { cuts }, 0).encode();
+        Some(Self { role: member.role, records: state.membership().records(), removal, admission })
     }
 }
 
@@ -88,7 +113,12 @@ impl Liar {
     pub(crate) fn new(seed: u64, number: usize, kind: LiarKind) -> Self {
         let choices = Choices::new(seed, "liar", number as u64);
         let (heard, asked, unentitled) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { kind, choices, heard, asked, unentitled }
+        let signs = match Choices::new(seed, "signs", number as u64).below(4) {
+            0 => Signs::Removal,
+            1 => Signs::Proof,
+            _ => Signs::Documents,
+        };
+        Self { kind, choices, heard, asked, signs, unentitled }
     }
 
     /// A peer's request arrives.
@@ -254,10 +284,52 @@ impl Liar {
         entries.sort_by_key(|entry| entry.author);
     }
 
+    /// Whether it writes what may be admitted, and has no effect.
+    pub(crate) fn signs_control(&self) -> bool {
+        self.signs != Signs::Documents
+    }
+
+    /// An operation of the membership under its own key: a removal that is not its to decide, or a false proof.
+    fn control_run(&mut self, space: (usize, SpaceId), key: &DeviceKey, standing: &Standing) -> Option<Run> {
+        if let Some(run) = self.unentitled.get(&(space.0, 0)) {
+            return Some(run.clone());
+        }
+        let (kind, payload) = match self.signs {
+            Signs::Removal => (Kind::MEMBERSHIP, standing.removal.clone()),
+            _ => {
+                let (true_run, mut bytes) = self.heard_run(space.0).map(|run| (run.clone(), run.bytes().to_vec()))?;
+                // The last byte before the signature, which is of what was there before.
+                let last = bytes.len().checked_sub(SIGNATURE_BYTES + 1)?;
+                bytes[last] ^= 1;
+                let forged = Run::decode(space.1, bytes).ok()?;
+                (Kind::EQUIVOCATION, ForkProof::of(&true_run, &forged)?.encode())
+            }
+        };
+        let header = Header {
+            kind,
+            space: space.1,
+            author: key.id(),
+            sequence: 1,
+            previous: OperationId::ZERO,
+            membership: standing.records,
+            epoch: 0,
+            dependencies: vec![standing.admission],
+            payload_length: payload.len() as u32,
+        };
+        let mut builder = RunBuilder::new(space.1, key.id(), 1, OperationId::ZERO);
+        builder.push(&header, |_| payload).ok()?;
+        let run = Run::clone(&*builder.finish(key)?);
+        self.unentitled.insert((space.0, 0), run.clone());
+        Some(run)
+    }
+
     /// Operations under its own key, which must never count: its role does not write, or it claims to know membership
     /// records that there are not, and forks its log on top of that.
     fn unentitled_run(&mut self, space: (usize, SpaceId), key: &DeviceKey, standing: &Standing) -> Option<Run> {
         let writes = standing.role.writes();
+        if writes && self.signs_control() {
+            return self.control_run(space, key, standing);
+        }
         let branch = if writes { self.choices.below(2) } else { 0 };
         if let Some(run) = self.unentitled.get(&(space.0, branch)) {
             return Some(run.clone());
