@@ -377,7 +377,7 @@ impl World {
                 let counts = admission.admitted().sequence(&id);
                 if counts != expected {
                     return Err(Violation(format!(
-                        "at #{number} {counts} operations of #{device} count, which was cut after {cut}, and not {expected}"
+                        "at #{number} {counts} operations of #{device} count, cut after {cut}, and not {expected}"
                     )));
                 }
                 vouched += u64::from(expected > *cut);

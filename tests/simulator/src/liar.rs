@@ -2,7 +2,8 @@
 //!
 //! An invited liar runs a real replica; what leaves it is tampered with on the way out, and now and then it says
 //! something that nobody asked for. It writes nothing but operations that must not count or change anything, sponsors
-//! nobody, and admits that it exists: what it cannot do is forge a signature. A stranger has no keys at all. Both go on lying to the very end of the run.
+//! nobody, and admits that it exists: what it cannot do is forge a signature. A stranger has no keys at all. Both go on
+//! lying to the very end of the run.
 
 use std::collections::BTreeMap;
 

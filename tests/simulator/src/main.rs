@@ -153,8 +153,8 @@ fn run_removal(arguments: &Arguments) -> io::Result<bool> {
     for Revoked { after_us, sent_bytes, devices } in revoked {
         writeln!(
             out,
-            "one of {members} members removed, {} documents: {devices} others have the new keys after {:.1} virtual ms; \
-             {:.2} MB sent by all meanwhile",
+            "one of {members} members removed, {} documents: {devices} others have the new keys after {:.1} virtual \
+             ms; {:.2} MB sent by all meanwhile",
             arguments.documents,
             *after_us as f64 / 1e3,
             *sent_bytes as f64 / 1e6
@@ -332,8 +332,8 @@ fn print_revocations(out: &mut impl Write, revoked: &[Revoked]) -> io::Result<()
     let (median, slowest, count) = (all[all.len() / 2] as f64 / 1e6, *slowest as f64 / 1e6, all.len());
     writeln!(
         out,
-        "{count} removals: all who were connected had the new keys after {median:.3} virtual seconds (median), {slowest:.1} \
-         at most"
+        "{count} removals: all who were connected had the new keys after {median:.3} virtual seconds (median), \
+         {slowest:.1} at most"
     )
 }
 
