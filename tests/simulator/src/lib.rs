@@ -12,8 +12,8 @@
 //! `plan` draws what a run is like, `reduction` says what of it is left out, `world` is its queue of events, `device`,
 //! `running` and `hosted` are one device and its replicas, `message` what they are told and want, `network`, `faults`,
 //! `damage` and `liar` what lies between them and goes wrong, `actions` who writes and reads, `governing` what stewards
-//! decide, `answers` what people are told, `ledger` and `texts` what must follow from that, `checks` what must hold, and
-//! `shrink` how a failure is told in its shortest form.
+//! decide, `answers` what people are told, `ledger` and `texts` what must follow from that, `checks` what must hold,
+//! and `shrink` how a failure is told in its shortest form.
 
 mod actions;
 mod answers;
