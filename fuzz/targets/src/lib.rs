@@ -5,6 +5,7 @@
 //! that its assertions were reached.
 
 pub mod api;
+pub mod backup;
 mod desks;
 pub mod documents;
 pub mod edits;
@@ -30,6 +31,7 @@ pub struct Target {
 /// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "admit", run: model::admit, near_misses: 1000 },
+    Target { name: "backup", run: backup::backup, near_misses: 50 },
     Target { name: "body", run: api::body, near_misses: 200 },
     Target { name: "change", run: documents::change, near_misses: 20 },
     Target { name: "device_text", run: model::device_text, near_misses: 1000 },

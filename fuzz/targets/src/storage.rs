@@ -177,7 +177,7 @@ fn forged(script: &mut Script<'_>) -> Vec<u8> {
 
 /// Everything that the log shows, read from the index and from the log. Somebody who can write good checksums into
 /// the files can put anything there; chance cannot, so then every signature holds.
-fn shown(log: &SpaceLog, genuine: bool) -> Vec<(Position, RunSummary)> {
+pub(crate) fn shown(log: &SpaceLog, genuine: bool) -> Vec<(Position, RunSummary)> {
     let mut shown = Vec::new();
     log.replay(None, &mut |position, summary| shown.push((position, summary))).expect("the index can be read");
     let reader = log.reader();

@@ -107,6 +107,19 @@ fn seeds_of_the_log_are_written() {
 
 #[test]
 #[ignore = "writes files"]
+fn seeds_of_backups_are_written() {
+    let part = |kind: u8, body: &[u8]| [&[kind][..], &instruction(body)].concat();
+    let runs = |seed| log(seed, 3).iter().flat_map(|run| part(3, run.bytes())).collect::<Vec<u8>>();
+    let (begin, end) = ([&[1][..], &part(2, &SPACE.0)].concat(), [part(4, &[]), part(6, &[]), part(5, &[])].concat());
+    write("backup", "two-logs", &[&begin[..], &runs(1), &runs(2), &end].concat());
+    write("backup", "checkpoint-within", &[&begin[..], &runs(1), &part(5, &[]), &runs(2), &end].concat());
+    write("backup", "with-files", &[&[1][..], &part(1, b"\0\x04keysabc"), &begin[1..], &runs(1), &end].concat());
+    write("backup", "backwards", &[&begin[..], &part(3, log(1, 2)[1].bytes()), &end].concat());
+    write("backup", "no-frames", &[&[0][..], b"syncline backup\n\x01\0\0\0"].concat());
+}
+
+#[test]
+#[ignore = "writes files"]
 fn seeds_of_documents_are_written() {
     let seeds = seeds();
     for (name, changes) in &seeds {
