@@ -5,7 +5,9 @@
 use syncline_model::bytes::{SEALED_BYTES_OVERHEAD, open_bytes};
 use syncline_model::membership::{Admit, Facts, KeyDelivery, Record};
 use syncline_model::payload::Transaction;
-use syncline_model::{Admission, BytesSignature, DeviceKey, DeviceText, Header, Run, RunSummary, SpaceId, Ticket};
+use syncline_model::{
+    Admission, BytesSignature, DeviceKey, DeviceText, ForkProof, Header, Run, RunSummary, SpaceId, Ticket,
+};
 
 /// The space of the runs in the corpus, which come from the model's golden files.
 pub const SPACE: SpaceId = SpaceId([
@@ -69,6 +71,14 @@ pub fn admit(bytes: &[u8]) -> bool {
 pub fn key_delivery(bytes: &[u8]) -> bool {
     let Ok(delivery) = KeyDelivery::decode(bytes) else { return false };
     assert_eq!(delivery.encode(), bytes);
+    true
+}
+
+/// A proof that a log forked; whether it holds is looked at, and takes no longer than its length.
+pub fn fork_proof(bytes: &[u8]) -> bool {
+    let Ok(proof) = ForkProof::decode(bytes) else { return false };
+    assert_eq!(proof.encode(), bytes);
+    proof.holds(&SPACE);
     true
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
+use syncline::space::join::{JoinAnswer, JoinRequest};
 use syncline_model::keys::seal;
 use syncline_model::{ContentKey, DeviceId, DeviceKey, IdPrefix, OperationId, SpaceId, VerifiedRun, VersionVector};
 use syncline_sync::limits::{GAPS_BYTES_MAX, PULLS_MAX, STRANGERS_BYTES_MAX};
@@ -39,6 +40,24 @@ pub fn response(bytes: &[u8]) -> bool {
 pub fn hello_answer(bytes: &[u8]) -> bool {
     let Ok(answer) = HelloAnswer::decode(bytes) else { return false };
     assert_eq!(answer.encode(), bytes);
+    true
+}
+
+/// What a device with a ticket asks a member, and what that answers.
+///
+/// Script: one byte (bit 0: which of the two), then the message.
+pub fn join(bytes: &[u8]) -> bool {
+    let Some((which, bytes)) = bytes.split_first() else { return false };
+    let encoded = if which & 1 == 0 {
+        JoinRequest::decode(bytes).map(|request| {
+            request.certificate.holds(&SPACE);
+            request.encode()
+        })
+    } else {
+        JoinAnswer::decode(bytes).map(|answer| answer.encode())
+    };
+    let Ok(encoded) = encoded else { return false };
+    assert_eq!(encoded, bytes);
     true
 }
 

@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
+use syncline::space::join::{JoinAnswer, JoinRefusal, JoinRequest};
 use syncline_fuzz_targets::documents::{body, seeds};
 use syncline_fuzz_targets::model::SPACE;
 use syncline_fuzz_targets::script::instruction;
+use syncline_model::membership::{Certificate, invitation_tag};
 use syncline_model::{DeviceKey, Header, Kind, OperationId, VerifiedRun, canonical};
 use syncline_sync::{Message, Page, Response, RunBytes, Scope, SummaryAnswer, SummaryEntry};
 
@@ -68,6 +70,11 @@ fn seeds_of_the_protocol_are_written() {
     heads.sort_by_key(|entry| entry.author);
     let encoded = canonical::encode(&heads);
     write("frame", "heads", &[&[canonical::FORMAT_VERSION, 1], &encoded[1..]].concat());
+    let (device, invitation) = (DeviceKey::from_seed(&[1; 32]), DeviceKey::from_seed(&[2; 32]));
+    let certificate = Certificate::new(&SPACE, &device, &invitation);
+    let tag = invitation_tag(&invitation.id(), &device.id(), &invitation.id());
+    write("join", "request", &[&[0][..], &JoinRequest { tag, certificate }.encode()].concat());
+    write("join", "refusal", &[&[1][..], &JoinAnswer::Refused(JoinRefusal::Expired).encode()].concat());
     write("response", "page-of-runs", &page(&runs, true).encode());
 
     let entries = SummaryAnswer::Entries { scope: Scope::All, entries: heads, next: None };
