@@ -357,8 +357,8 @@ impl SpaceCore {
         if self.state.needs_anew() {
             self.reconcile(SyncEvent::MembershipChanged, clock, random, out);
         }
-        if std::mem::take(&mut self.duties_due) {
-            self.do_duties(clock, random, out);
+        if self.duties_due {
+            self.duties_due = !self.do_duties(clock, random, out);
         }
         self.witness_when_due(clock);
     }

@@ -201,9 +201,18 @@ impl LogState {
     /// What was taken is durable now.
     pub(super) fn made_durable(&mut self, log: DeviceId, sequence: u64, id: OperationId) {
         self.durable.advance(log, sequence, id);
-        if !self.limited.contains(&log) {
+        // It may be held for the first time after it was cut.
+        if self.is_limited(&log) {
+            self.limited.insert(log);
+        } else {
             self.offer(log);
         }
+    }
+
+    /// Whether a log is offered up to a cut only, or not at all.
+    fn is_limited(&self, log: &DeviceId) -> bool {
+        let membership = self.membership();
+        self.admission.branching(log).is_some() || (membership.knows(log) && membership.limit(log) != u64::MAX)
     }
 
     /// Works out anew what is offered of logs that were cut.
@@ -211,11 +220,8 @@ impl LogState {
         let changes = self.membership().changes();
         if self.limited_at != changes {
             self.limited_at = changes;
-            let is_limited = |log: &&DeviceId| {
-                self.admission.branching(log).is_some()
-                    || (self.membership().knows(log) && self.membership().limit(log) != u64::MAX)
-            };
-            let limited = self.durable.iter().map(|(log, _)| log).filter(is_limited).copied().collect();
+            let logs = self.durable.iter().map(|(log, _)| log);
+            let limited = logs.filter(|log| self.is_limited(log)).copied().collect();
             let before = std::mem::replace(&mut self.limited, limited);
             before.iter().for_each(|log| self.offer(*log));
         }

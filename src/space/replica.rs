@@ -499,6 +499,10 @@ impl SpaceReplica {
         self.desk.handle(input, clock.wall_ms, random, &mut outputs);
         for output in outputs {
             match output {
+                // It was made without operations that can be read by now: as if nobody had written what they wrote.
+                DeskOutput::Commit { token, .. } if self.documents_outdated => {
+                    effects.push(Effect::Aborted { token, reason: WriteError::BegunAnew });
+                }
                 DeskOutput::Commit { token, transaction } => {
                     self.core.handle(Event::Commit { token, transaction }, clock, random, effects);
                 }

@@ -132,10 +132,13 @@ impl SpaceCore {
     }
 
     /// Gives others what this device owes them: a steward that took over begins an epoch, and members get the keys of
-    /// the present one that nobody has sent them.
-    pub(super) fn do_duties(&mut self, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) {
-        if self.check_writer().is_err() || self.is_outdated() {
-            return;
+    /// the present one that nobody has sent them. False when it cannot do all of it yet, and is to try again.
+    pub(super) fn do_duties(&mut self, clock: Clock, random: &mut dyn CryptoRng, out: &mut Vec<Effect>) -> bool {
+        match self.check_writer() {
+            Ok(()) => {}
+            Err(WriteError::Recovering | WriteError::BegunAnew) => return false,
+            // Whatever changes that is a change of the membership.
+            Err(_) => return true,
         }
         let local = self.state.device_id();
         let took_over = self
@@ -150,18 +153,15 @@ impl SpaceCore {
         self.prove_forks(out);
         let (epoch, is_steward) = (self.state.membership().epoch(), self.state.role() == Some(Role::Steward));
         if !self.state.keys.content.contains_key(&epoch) {
-            return;
+            // They are on their way to a writer.
+            return false;
         }
         let owed = self.state.membership().members().iter().filter(|(device, member)| {
             let sponsored = member.admissions.first().is_some_and(|by| by.sponsor == local);
             (is_steward || sponsored) && !self.state.is_delivered(epoch, **device)
         });
         let owed: Vec<DeviceId> = owed.map(|(device, _)| *device).collect();
-        for device in owed {
-            if self.deliver(device, random).is_err() {
-                return;
-            }
-        }
+        owed.into_iter().all(|device| self.deliver(device, random).is_ok())
     }
 
     /// Begins an epoch with a new key and a new secret, and sends both to all members.

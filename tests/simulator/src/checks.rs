@@ -65,9 +65,6 @@ impl World {
         if !self.revocations.is_empty() {
             self.watch_revocations();
         }
-        if !self.devices[number].damage.healing.is_empty() {
-            self.check_healing(number);
-        }
     }
 
     /// Remembers what a device now says to be durable; its own log must never have two operations at one place.
@@ -200,10 +197,13 @@ impl World {
             }
             if self.honest_operations(admission.admitted()) != self.honest_operations(vector) {
                 let waiting = admission.waiting_operations();
+                let ids = self.surroundings.ids.iter();
+                let both = ids.map(|id| (admission.admitted().sequence(id), vector.sequence(id)));
                 return Some(format!(
-                    "{waiting} operations wait at #{number} for {:?}, by id {:?}",
+                    "{waiting} operations wait at #{number} for {:?}, by id {:?}; admitted and held are {:?}",
                     admission.wanted(),
-                    admission.wanted_by_id()
+                    admission.wanted_by_id(),
+                    both.collect::<Vec<_>>()
                 ));
             }
             if let Some(lacking) = self.lacks_keys(number, space) {

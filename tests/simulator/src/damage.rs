@@ -124,6 +124,9 @@ impl World {
     /// Takes note that a device holds again what damage took from it.
     pub(crate) fn check_healing(&mut self, number: usize) {
         let Some(running) = &self.devices[number].running else { return };
+        if self.devices[number].damage.healing.is_empty() {
+            return;
+        }
         let is_whole = |(space, before): &(usize, VersionVector)| {
             let cuts = &self.ledgers[*space].decided.cuts;
             // What lies behind a cut is not offered any more.

@@ -403,9 +403,7 @@ impl World {
             return self.failed(number, &error);
         }
         self.settled(number);
-        for wish in wishes {
-            self.fulfil(number, wish);
-        }
+        self.fulfil_all(number, wishes);
         if let Some(running) = &mut self.devices[number].running
             && !running.inbox.is_empty()
             && !std::mem::replace(&mut running.step_due, true)
@@ -413,6 +411,14 @@ impl World {
             self.later(MILLISECOND_US, Event::Step { device: number, boot });
         }
         self.wind(number);
+    }
+
+    fn fulfil_all(&mut self, number: usize, wishes: Vec<Wish>) {
+        for wish in wishes {
+            self.fulfil(number, wish);
+        }
+        // Some of them are answers from before what was damaged was there again.
+        self.check_healing(number);
     }
 
     /// Starts a device; one that fails because of what was prepared starts again later.
@@ -433,9 +439,7 @@ impl World {
         self.note(number, Happening::Started, [boot, 0], String::new);
         self.check_recovered(number);
         self.settled(number);
-        for wish in wishes {
-            self.fulfil(number, wish);
-        }
+        self.fulfil_all(number, wishes);
         let round_us = self.timing.between(1, ROUND_US);
         self.later(round_us, Event::Round { device: number, boot });
         self.wind(number);
@@ -462,9 +466,7 @@ impl World {
         }
         self.note(number, Happening::JoinedWhileRunning, [space as u64, 0], || format!("space {space}"));
         self.settled(number);
-        for wish in wishes {
-            self.fulfil(number, wish);
-        }
+        self.fulfil_all(number, wishes);
         self.wind(number);
     }
 
