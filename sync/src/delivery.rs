@@ -93,14 +93,12 @@ impl Engine {
         for (id, peer) in &mut self.peers {
             if renamed {
                 // Gossip has another name from now on, which those do not know who have not heard why.
-                peer.summary_at_ms = peer.summary_at_ms.min(cx.now_ms + RENAMED_DELAY_MS);
-                peer.synced = false;
+                peer.compare_from(cx.now_ms + RENAMED_DELAY_MS);
             }
             let served = cx.replica.serves(id);
             if served && !peer.served {
                 // It could not be told what is held here.
-                peer.summary_at_ms = cx.now_ms;
-                peer.synced = false;
+                peer.compare_from(cx.now_ms);
             }
             peer.served = served;
         }

@@ -35,6 +35,9 @@ impl Engine {
         });
         let due: Vec<(DeviceId, bool)> = due.map(|(id, peer)| (*id, peer.served && !peer.synced)).collect();
         for (peer, tell_all) in due {
+            if let Some(peer) = self.peers.get_mut(&peer) {
+                peer.begins_comparing(cx.now_ms);
+            }
             let part = if tell_all {
                 summary::whole(cx.replica.vector(), self.config.summary_authors_few)
             } else {
@@ -144,7 +147,7 @@ impl Engine {
         let base = self.config.anti_entropy_ms;
         let jittered = base - base / 4 + u64::from(cx.random.next_u32()) % (base / 2 + 1);
         if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.summary_at_ms = cx.now_ms + jittered;
+            peer.compare_at(cx.now_ms + jittered);
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) struct Peer {
     pub(crate) ahead: BTreeMap<DeviceId, Ahead>,
     /// When to compare vectors next; far off while a comparison is in flight.
     pub(crate) summary_at_ms: u64,
+    /// When one has to begin at the latest, since those that began before know nothing of what changed.
+    compare_from_ms: Option<u64>,
     /// The comparison in flight.
     pub(crate) comparing: Option<Token>,
     /// Whether a comparison was completed since it connected.
@@ -62,6 +64,7 @@ impl Peer {
         Self {
             ahead: BTreeMap::new(),
             summary_at_ms,
+            compare_from_ms: None,
             comparing: None,
             compared: false,
             synced: false,
@@ -78,6 +81,23 @@ impl Peer {
             received_bytes: 0,
             served_bytes: 0,
         }
+    }
+
+    /// Vectors are compared at this time or before, whatever comes of a comparison that is in flight.
+    pub(crate) fn compare_from(&mut self, at_ms: u64) {
+        self.compare_from_ms = Some(self.compare_from_ms.map_or(at_ms, |known| known.min(at_ms)));
+        self.summary_at_ms = self.summary_at_ms.min(at_ms);
+        self.synced = false;
+    }
+
+    /// The next comparison is at this time, unless an earlier one has to be.
+    pub(crate) fn compare_at(&mut self, at_ms: u64) {
+        self.summary_at_ms = self.compare_from_ms.map_or(at_ms, |from_ms| from_ms.min(at_ms));
+    }
+
+    /// A comparison begins.
+    pub(crate) fn begins_comparing(&mut self, now_ms: u64) {
+        self.compare_from_ms = self.compare_from_ms.filter(|from_ms| *from_ms > now_ms);
     }
 
     /// Remembers that the peer holds an author's log up to `sequence`.

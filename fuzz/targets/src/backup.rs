@@ -15,8 +15,8 @@ const SPACE_END: u8 = 4;
 const CHECKPOINT: u8 = 5;
 const END: u8 = 6;
 
-/// A backup that is what the script says: it is refused, or everything in it is sound, signed and shown again by a store
-/// that opens it anew.
+/// A backup that is what the script says: it is refused, or everything in it is sound, signed and shown again by a
+/// store that opens it anew.
 ///
 /// Script: one byte (bit 0: frames follow, whose hashes and counts are made to fit), then a kind and a body for each
 /// frame; else the file as it is.
