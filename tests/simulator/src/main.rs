@@ -153,8 +153,8 @@ fn run_removal(arguments: &Arguments) -> io::Result<bool> {
     for Revoked { after_us, sent_bytes, devices } in revoked {
         writeln!(
             out,
-            "one of {members} members removed, {} documents: {devices} others have the new keys after {:.1} virtual \
-             ms; {:.2} MB sent by all meanwhile",
+            "one of {members} members removed, {} documents: {devices} others who stayed connected have the new keys \
+             after {:.1} virtual ms; {:.2} MB sent by all meanwhile",
             arguments.documents,
             *after_us as f64 / 1e3,
             *sent_bytes as f64 / 1e6
